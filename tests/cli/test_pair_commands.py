@@ -98,6 +98,8 @@ def test_eval_scores_pairs_and_translations(there, capsys):
 def test_eval_says_that_the_model_was_trained_on_the_pairs(there, capsys):
     assert "was trained on these pairs" in ask(capsys, "eval", "toy", "toy.tsv")[2]
     assert "was trained on these pairs" not in ask(capsys, "eval", "toy", "valid.tsv")[2]
+    known = ask(capsys, "eval", "toy", "valid.tsv", "--train-file", "valid.tsv")[2]
+    assert "60 of 60 pairs have a source that is also in valid.tsv" in " ".join(known.split())
 
 
 def test_info_and_plot_show_a_run_on_pairs(there, capsys):

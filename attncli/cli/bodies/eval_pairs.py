@@ -18,10 +18,12 @@ from attncli.evaluation.translation_judgement import judge_translations
 from attncli.model.backend import TorchBackend
 from attncli.render.console import messages, print_note
 from attncli.render.evaluation import evaluation_progress
+from attncli.render.numbers import plural
 from attncli.render.status import status
 from attncli.render.translation import pair_evaluation_document, pair_evaluation_screen
 from attncli.text.names import listed
 from attncli.text.pair_inputs import InputKind
+from attncli.text.pair_split import shared_sources
 from attncli.text.pair_tokens import tokenize_pairs
 from attncli.text.pairs import Pairs, read_pairs, read_parallel
 from attncli.text.progress import Progress, ProgressMeter
@@ -63,6 +65,9 @@ def run(source: ModelSource, dtype: str, given: PairsToScore, reading: CorpusCon
     )
     if _trained_on(loaded, pairs):
         print_note(f"{loaded.name} was trained on these pairs: its score does not measure generalization")
+    if training is not None and (shared := shared_sources(training, pairs)):
+        of = f"{shared:,} of {plural(len(pairs), 'pair')} have a source that is also in {listed(given.train_files)}"
+        print_note(f"{of}: the baseline knows their targets, so its scores are too high")
     seconds, title = monotonic() - began, listed(given.files)
     show_result(
         lambda: pair_evaluation_document(loaded.name, given.files, len(tokens), score, found, beams, seconds),
