@@ -16,7 +16,7 @@ _FILES = (
     "may be a model, instead of -m."
 )
 _LAST = "Score only this share of the text, at its end, and train the baselines on the rest."
-_TRAIN = "Train the baselines on this file, the model's training text. May be given several times."
+_TRAIN = "Train the baselines on this file: the model's training text or pairs. May be given several times."
 _PAIRS = "A file of pairs, for a model that translates. May be given several times."
 _SOURCE = "With --target: a file of sources, one a line, for a model that translates."
 _TARGET = "With --source: a file of their translations, line by line."
@@ -37,7 +37,7 @@ def eval(
     dtype: str = option("float32", _DTYPE, suggestions=GENERATION_DTYPES, rare=True),
     json: bool = JSON,
 ) -> None:
-    """Score a model on a text or on pairs, and compare it with baselines: compressors, an n-gram model, other pairs.
+    """Score a model on a text or on pairs, and compare it with baselines.
 
     attncli eval book.txt
     attncli eval my-model corpus.txt --last 0.1
@@ -54,7 +54,7 @@ def eval(
     source = replace(source, model=model)
     if given or translates(source):
         if last < 1:
-            raise UsageProblem("--last is for text, and pairs have no end that is like the rest.", "Leave --last out.")
+            raise UsageProblem("--last is for text, and this model is scored on pairs.", "Leave --last out.")
         status("importing PyTorch")
         from attncli.cli.bodies.eval_pairs import PairsToScore
         from attncli.cli.bodies.eval_pairs import run as run_pairs

@@ -15,16 +15,15 @@ def truncated(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
 ) -> tuple[list[str], list[list[int]]]:
     """Returns the prompts and their ids, cut at the beginning to fit the context. Prints a note if a prompt is cut."""
-    opening = len(tokenizer.opening)
+    opening, closing = len(tokenizer.opening), len(tokenizer.closing) if model.encoder_layers else 0
     fitting = [last_that_fit(model, tokenizer, one) for one in ids]
     cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]
     if cut:
         longest = max(cut, key=lambda number: len(ids[number]))
-        left_out, of = len(ids[longest]) - len(fitting[longest]), len(ids[longest]) - opening
+        left_out, of = len(ids[longest]) - len(fitting[longest]), len(ids[longest]) - opening - closing
         which = "the prompt" if len(prompts) == 1 else f"{len(cut)} of {len(prompts)} prompts; of line {longest + 1}"
         print_note(f"truncated {which}: the first {left_out:,} of {of:,} tokens are left out")
     kept_texts = list(prompts)
-    closing = len(tokenizer.closing) if model.encoder_layers else 0
     for number in cut:
         kept_texts[number] = tokenizer.decode(fitting[number][opening : len(fitting[number]) - closing])
     return kept_texts, fitting

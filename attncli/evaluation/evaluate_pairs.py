@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,15 +30,12 @@ _LOGITS_AT_ONCE = 1 << 24
 
 def pair_tensors(batch: PairBatch, device: torch.device | str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Returns the arguments of `Transformer.translation_loss`: source ids, source mask, inputs and labels."""
-    mask = batch.source_mask
-    tensors = (batch.source, mask, batch.inputs, batch.labels)
-    ids, hidden, inputs, labels = (
-        None if one is None else torch.from_numpy(one).to(device, non_blocking=True) for one in tensors
-    )
-    assert ids is not None
-    assert inputs is not None
-    assert labels is not None
-    return ids, hidden, inputs, labels
+
+    def moved(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    mask = None if batch.source_mask is None else moved(batch.source_mask)
+    return moved(batch.source), mask, moved(batch.inputs), moved(batch.labels)
 
 
 def spread_pairs(tokens: PairTokens, most: int | None) -> PairTokens:

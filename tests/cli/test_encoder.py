@@ -164,6 +164,7 @@ def test_the_chance_of_a_head_is_that_of_attention_without_a_mask(bert, capsys):
         (["explain", "The dog", "--generate", "3"], "continues no text"),
         (["bench"], "continues no text"),
         (["ablate", "The dog"], "predicts no next token"),
+        (["next", "The [MASK].", "--truncate"], "continues no text, so --truncate does not apply"),
     ],
 )
 def test_what_an_encoder_alone_cannot_do_is_said_in_a_line(bert, capsys, arguments, why):

@@ -21,9 +21,10 @@ def run(source: ModelSource, dtype: str, seconds: float, threads: int | None, *,
         torch.set_num_threads(threads)
     loaded, backend = load_to_generate(source, dtype)
     if loaded.translates:
+        named = "" if source.model is None else f" -m {shlex.quote(source.model)}"
         raise UsageProblem(
             f"attncli bench measures models that continue a text, and {loaded.name} translates.",
-            f"The speed of a translation: attncli generate TEXT -m {shlex.quote(str(source.model))} --stats",
+            f"The speed of a translation: attncli generate TEXT{named} --stats",
         )
     with bench_progress(messages()) as progress:
         found = measure(backend, loaded.tokenizer, seconds, progress)

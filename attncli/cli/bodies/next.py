@@ -27,14 +27,16 @@ def run(
 ) -> None:
     """Prints the `top_k` most probable tokens after a text, or after the beginning `target` of its translation.
 
-    For an encoder alone, prints the most probable tokens for each mask; its text is never truncated. `pair` is a second
-    text. Raises BadInput for a text longer than the context, UsageProblem for a pair if the model reads no pairs, and
-    for a target if the model does not translate.
+    For an encoder alone, prints the most probable tokens for each mask. `pair` is a second text. Raises BadInput for a
+    text longer than the context, and UsageProblem for an option that does not apply to the model: a pair if it reads no
+    pairs, a target if it does not translate, `truncate` if it is an encoder alone.
     """
     loaded = load(source, dtype)
     pieces = loaded.pieces(text, pair)
     if loaded.model.config.kind == "encoder":
         target_and_source(loaded, [], target)  # refuses a target
+        if truncate:
+            loaded.refuse_encoder("continues no text, so --truncate does not apply")
         _show_masks(loaded, text, pieces, temperatures, top_k, json=json)
         return
     prompt = loaded.prompt(text)
