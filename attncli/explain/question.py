@@ -182,7 +182,9 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
             "The text has no tokens.", 'Give a sentence, such as "The little cat sat on the old mat. The little".'
         )
     if len(pieces) > context:
-        fitting = sum(len(piece.completed) for piece in pieces[:context])
+        of_text = [piece for piece in pieces if not piece.special]
+        room = max(context - (len(pieces) - len(of_text)), 0)  # for tokens of the text, beside the special ones
+        fitting = sum(len(piece.completed) for piece in of_text[:room])
         raise BadInput(
             f"The text has {len(pieces)} tokens, and the model reads at most {context}.",
             f"Give less of it: the first {fitting} characters fit.",

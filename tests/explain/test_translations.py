@@ -1,13 +1,14 @@
 """Encoder-decoders: each of their attentions, and both attentions of the decoder together, keep the invariants."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from attncli.errors import UsageProblem
+from attncli.errors import BadInput, UsageProblem
 from attncli.explain.every_weight import every_weight
 from attncli.explain.first_screen import explain
 from attncli.explain.grid import grid
@@ -15,7 +16,7 @@ from attncli.explain.head_map import alignment_scores
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.lens import lens
 from attncli.explain.logit import logit_attribution
-from attncli.explain.question import Focus
+from attncli.explain.question import Focus, refuse_length
 from attncli.explain.reading import BOTH, Reading
 from attncli.explain.rollout import rollout
 from attncli.explain.steps import steps
@@ -351,6 +352,14 @@ def test_the_default_focus_is_the_last_word():
         found = explain(reading, TOKENIZER, Focus(), check=False)
         assert any(map(str.isalnum, found.focus.text))
         assert not any(any(map(str.isalnum, piece.text)) for piece in reading.axes.rows[found.sources.focus + 1 :][:-1])
+
+
+def test_the_characters_that_fit_leave_room_for_the_end_token():
+    text, context = "The dog sings. " * 9, 12
+    with pytest.raises(BadInput) as refused:
+        refuse_length([*TOKENIZER.pieces(text), *TOKENIZER.closing_pieces], context)
+    fitting = int(re.search(r"the first (\d+) characters fit", refused.value.hint)[1])
+    assert len(TOKENIZER.pieces(text[:fitting])) + len(TOKENIZER.closing_pieces) == context
 
 
 @pytest.mark.parametrize("focus", [Focus(layer=9), Focus(head=4), Focus(token=40)])
