@@ -27,7 +27,7 @@ MODELS_FOLDER = Path("checkpoints")
 DEFAULT = "stories"  # the shipped model that is used if there is no other model
 SHIPPED = (DEFAULT, "translate")  # the models that ship with attncli
 _HERE = Path(__file__).resolve().parent.parent
-_SHIPPED_FOLDERS = (_HERE / MODELS_FOLDER, _HERE.parent / MODELS_FOLDER)  # installed; a checkout
+_SHIPPED_FOLDERS = (_HERE / MODELS_FOLDER, _HERE.parent / MODELS_FOLDER)  # in an installed package; in a checkout
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def shipped_model(name: str = DEFAULT) -> Path | None:
     return next((folder / name for folder in _SHIPPED_FOLDERS if is_file(folder / name / CONFIG)), None)
 
 
-def is_only_named(entry: ModelEntry) -> bool:
+def is_never_default(entry: ModelEntry) -> bool:
     """Whether a model is used only by its name: a shipped model other than the default."""
     shipped = shipped_model(entry.name)
     return entry.name != DEFAULT and shipped is not None and real(entry.path) == real(shipped)
@@ -129,7 +129,7 @@ def newest_model() -> ModelEntry | None:
 
     Leaves out the models that are used only by their names.
     """
-    here = [entry for entry in list_models() if not is_only_named(entry)]
+    here = [entry for entry in list_models() if not is_never_default(entry)]
     return max(here or _users_models(), key=lambda entry: entry.modified, default=None)
 
 

@@ -226,7 +226,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _tokenizer_files(names: Collection[str]) -> set[str]:
-    """Returns the files of a tokenizer: tokenizer.json, or those of Marian, if the repository has them instead."""
+    """Returns the tokenizer's files: Marian's if the repository has them and no tokenizer.json, else tokenizer.json."""
     return {TOKENIZER} if TOKENIZER in names or SOURCE not in names else {SOURCE, TARGET, VOCABULARY}
 
 

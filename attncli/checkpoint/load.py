@@ -85,7 +85,7 @@ class LoadedModel:
         return [*opened, *closing, *(replace(piece, segment=1) for piece in second)]
 
     def refuse_encoder(self, what: str) -> None:
-        """Raises UsageProblem if the model is an encoder alone. `what` is what it cannot do: 'continues no text'."""
+        """Raises UsageProblem if the model is an encoder alone. `what` names the limitation: 'continues no text'."""
         if self.model.config.kind == "encoder":
             raise UsageProblem(
                 f"{self.name} is an encoder alone, which {what}.",
@@ -147,7 +147,7 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
 
 
 def _banned(settings: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
-    """Returns the single tokens of `bad_words_ids`, such as the padding of Marian, which its decoder begins with."""
+    """Returns the single tokens of `bad_words_ids`, such as Marian's padding token, which is its start token."""
     words = settings.get("bad_words_ids")
     single = [word[0] for word in words if isinstance(word, list) and len(word) == 1] if isinstance(words, list) else []
     return frozenset(token_ids(single, tokenizer))

@@ -177,12 +177,12 @@ def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int, *, en
     special = {tokenizer.decode([id_]) for id_ in tokenizer.special_ids} if encodes else set()
     others = {key: name for key, name in (("bos_token", "<s>"), ("unk_token", "<unk>")) if name in special}
     return {
-        **others,  # CTranslate2 needs them
+        **others,  # the converter of CTranslate2 needs these tokens
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end_token,
-        # without a token that pads, the attention mask distinguishes padding from the end of a text
+        # without a padding token, end tokens pad a batch; the attention mask hides them
         "pad_token": end_token if pad is None else tokenizer.decode([pad]),
-        # generated tokens directly follow each text of a batch, except in a decoder with an encoder
+        # left: in a decoder alone, generated tokens directly follow each text of a batch
         "padding_side": "right" if encodes else "left",
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": context,

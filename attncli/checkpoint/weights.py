@@ -118,7 +118,7 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
 
 
 def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, layers: tuple[int, int]) -> None:
-    """Raises BadCheckpoint if the files have other numbers of `layers`, of the decoder and of the encoder, than config.
+    """Raises BadCheckpoint if the numbers of `layers` in the files, decoder and encoder, are not the config's.
 
     This check runs first, because the other checks take time for each layer of the config.
     """
@@ -128,7 +128,7 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
             where = files[0].path if len(files) == 1 else folder.path
             raise BadCheckpoint(
                 f"{where} holds {found} {kind}layers, and {directory.CONFIG} says {expected}.",
-                "The two are of different models.",
+                "The files belong to different models.",
             )
 
 

@@ -63,11 +63,11 @@ def generate(
 
 def _refuse_beams(sampling: SampleConfig, display: Display, given: Given) -> None:
     """Raises UsageProblem for options that cannot be combined with --beams."""
-    why = f"--beams {sampling.beams} searches for the most probable text and draws no tokens"
+    why = f"--beams {sampling.beams} searches for the most probable text and samples no tokens"
     given.refuse(("temperature", "seed"), why)
     if display.trace or display.verify:
         name = "--trace" if display.trace else "--verify"
-        raise UsageProblem(f"{name} is about texts that are drawn token by token.", f"Leave out {name} or --beams.")
+        raise UsageProblem(f"{name} works with sampled texts only.", f"Leave out {name} or --beams.")
 
 
 def _refuse_interactive(prompt: str | None, prompts: str | None, sampling: SampleConfig, display: Display) -> None:

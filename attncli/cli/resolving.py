@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from attncli.checkpoint.catalog import MODELS_FOLDER, is_only_named, known_models, newest_model
+from attncli.checkpoint.catalog import MODELS_FOLDER, is_never_default, known_models, newest_model
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -43,7 +43,7 @@ def note_default(model: str | None) -> None:
         return
     newest = newest_model()
     here = newest is not None and newest.path.parent == MODELS_FOLDER
-    if newest is None or (here and sum(not is_only_named(entry) for entry in known_models()) == 1):
+    if newest is None or (here and sum(not is_never_default(entry) for entry in known_models()) == 1):
         return
     folder = f"./{MODELS_FOLDER}" if here else newest.path.parent
     run = "" if newest.status in ("finished", "elsewhere") else f", its run {newest.status}"

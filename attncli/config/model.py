@@ -80,7 +80,7 @@ class ModelConfig:
     """
 
     vocab_size: int  # V
-    layers: int  # of the decoder; of the encoder, if the model is an encoder alone
+    layers: int  # in the decoder, or in the encoder of a model without a decoder
     width: int  # C, the residual stream
     heads: int  # H, query heads
     kv_heads: int  # K, key/value heads; H is a multiple of K
@@ -104,14 +104,14 @@ class ModelConfig:
     window: int | None = None  # a query attends to this number of tokens, including its own
     window_from: int = 0  # the first layer that has the window
     tied: bool = True  # the output head shares the matrix of the token embedding
-    encoder_layers: int = 0  # layers of an encoder, whose output every decoder layer attends to; 0: no such encoder
+    encoder_layers: int = 0  # layers of the encoder that the decoder attends to; 0: the model has one stack
     causal: bool = True  # a query attends to no later position; false for an encoder alone
     pre_norm: bool = True  # norms are before attention and feed-forward if true; after their residual sums if false
     embedding_norm: bool = False  # a norm after the embedding
-    position_offset: int = 0  # the row of the position table that belongs to the first token
+    position_offset: int = 0  # the row of the first token in the table of positions
     inclusive_sinusoid: bool = False  # the lowest frequency is exactly 1/10,000; if false, it is slightly higher
-    relative_buckets: int = 32  # relative positions: the number of ranges of distances
-    relative_distance: int = 128  # relative positions: from this distance on, all distances are in one range
+    relative_buckets: int = 32  # relative positions: the number of buckets of distances
+    relative_distance: int = 128  # relative positions: all distances from this one on share a bucket
     segments: int = 0  # kinds of text segments, each with an embedding, such as the two sentences of a pair
     scaled_scores: bool = True  # attention scores are divided by sqrt(head_width)
     scaled_output: bool = False  # the input of the head is divided by sqrt(width)

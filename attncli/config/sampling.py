@@ -17,7 +17,7 @@ from attncli.errors import UsageProblem
 _MOST_SAMPLES = 10_000
 _LARGEST_ADDED = 1_000_000  # to a logit; with a larger number, float32 would round the logit away
 _MOST_BEAMS = 64
-_LARGEST_PENALTY = 100  # an exponent; a power of a length with it is a finite number
+_LARGEST_PENALTY = 100  # an exponent: 1,000 ** 100 is still a finite number
 _DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
 _SEARCH = "Beam search, instead of sampling"
 SAMPLES = ("temperature", "top_k", "top_p", "min_p", "typical", "num_samples", "seed")  # fields that ask for sampling
@@ -182,7 +182,7 @@ class SampleConfig:
         if changed:
             raise UsageProblem.naming(
                 lambda named: (
-                    f"{named('beams')} {self.beams} searches for the most probable text and draws no tokens.",
+                    f"{named('beams')} {self.beams} searches for the most probable text and samples no tokens.",
                     f"Leave out {' and '.join(map(named, changed))}, or {named('beams')}.",
                 )
             )

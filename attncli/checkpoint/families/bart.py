@@ -1,6 +1,6 @@
 """BART: an encoder-decoder with post-norm LayerNorm, a norm after the embedding, and learned positions.
 
-The first two rows of a table of positions belong to no token. mBART is pre-norm, has another model type and is not
+No token uses the first two rows of a table of positions. mBART is pre-norm, has another model type and is not
 supported.
 """
 

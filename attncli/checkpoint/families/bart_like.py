@@ -1,4 +1,4 @@
-"""Code that BART, Marian and M2M100 share: they have the same names of settings and of tensors."""
+"""Code that BART, Marian and M2M100 share: their settings and their tensors have the same names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attncli.checkpoint.families.shared import (
 from attncli.checkpoint.families.tensor_names import TensorNames
 from attncli.config import ModelConfig
 
-_NORM_EPS = 1e-5  # of LayerNorm in PyTorch; config.json does not contain it
+_NORM_EPS = 1e-5  # the default of LayerNorm in PyTorch; config.json does not contain the value
 STACKS = ("encoder", "decoder")
 FINAL_NORMS = {"norm": "model.decoder.layer_norm", "encoder.norm": "model.encoder.layer_norm"}
 
@@ -80,7 +80,7 @@ def require_post_norm(settings: Settings, *, embedding_norm: bool, static_positi
 
 
 def stack_names(outer: dict[str, str], buffers: str = "$^") -> TensorNames:
-    """Returns the tensor names of the three families. `outer` are the names of one family outside of the layers."""
+    """Returns the tensor names of the three families. `outer` adds names outside of the layers."""
     return TensorNames(
         base="model.",
         layers="model.decoder.layers.",

@@ -1,7 +1,7 @@
 """M2M100: an encoder-decoder with pre-norm LayerNorm, sinusoidal positions and a shared embedding.
 
-`attncli train` writes such a model for pairs of sentences. Of the encoder-decoder families of transformers, this is the
-plainest pre-norm one: no norm after the embedding, no learned positions, no bias on the head. CTranslate2 reads it too.
+`attncli train` writes this family for pairs of sentences, because it is the simplest pre-norm encoder-decoder that
+transformers and CTranslate2 read: it has no norm after the embedding, no learned positions and no bias on the head.
 """
 
 from __future__ import annotations

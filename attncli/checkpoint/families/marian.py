@@ -25,7 +25,7 @@ def _read(settings: Settings) -> ModelConfig:
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
-    return write_stacks(config) | {"pad_token_id": config.vocab_size - 1}  # the padding of the opus-mt models
+    return write_stacks(config) | {"pad_token_id": config.vocab_size - 1}  # as in the opus-mt models
 
 
 _NAMES = stack_names({}, buffers=r"model\.(encoder|decoder)\.embed_positions\.weight")

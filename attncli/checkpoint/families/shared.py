@@ -19,7 +19,7 @@ COPY_AGAIN = "Copy it again from its source."
 WINDOW = 4096  # the default of transformers for the size of a window
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
 _LARGEST_MAGNITUDE = 1e6
-# The names of activations in transformers; the first name of each is the one to write.
+# The names of activations in transformers. A config.json is written with the first name.
 _ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -144,7 +144,7 @@ def read_activation(settings: Settings, name: str, default: str) -> Activation:
 
 
 def require_equal_stacks(settings: Settings) -> tuple[Any, Any]:
-    """Returns the number of heads and the feed-forward width, which encoder and decoder must have in common.
+    """Returns the number of heads and the feed-forward width, which must be equal in encoder and decoder.
 
     Raises BadCheckpoint if a setting is missing, or if the two stacks differ.
     """

@@ -1,8 +1,8 @@
 """T5: an encoder-decoder with pre-norm RMSNorm, a bias of the scores for each relative position, and no other biases.
 
-The two versions differ in three ways. T5 has a feed-forward part without a gate, and a tied head, whose input is
-divided by sqrt(width). T5 1.1, and Flan-T5 after it, have a gate and a head of their own. Scores are not divided by
-sqrt(head width) in either.
+T5 has a feed-forward part without a gate, and a tied output head. The head's input is divided by sqrt(width). T5 1.1
+and Flan-T5 have a gated feed-forward part and an untied head, whose input is not divided. Neither version divides the
+attention scores by sqrt(head width).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from attncli.checkpoint.families.shared import ACTIVATIONS, Family, Settings, re
 from attncli.checkpoint.families.tensor_names import TensorNames
 from attncli.config import ModelConfig
 
-_CONTEXT = 512  # tokens, on which T5 was trained; files without n_positions set no limit
-_PROJECTION = "feed_forward_proj"  # the setting of gate and activation, such as 'gated-gelu'
+_CONTEXT = 512  # the length in tokens that T5 was trained on, for files without n_positions
+_PROJECTION = "feed_forward_proj"  # the setting that names the gate and the activation, such as 'gated-gelu'
 _GATED = "gated-"
-_GELU = "gated-gelu"  # of T5 1.1: its GELU is the tanh approximation, although 'gelu' names the exact one elsewhere
+_GELU = "gated-gelu"  # in T5 1.1, this is the tanh approximation; in other settings, 'gelu' is the exact GELU
 
 
 def _read(settings: Settings) -> ModelConfig:

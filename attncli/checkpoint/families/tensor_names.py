@@ -1,8 +1,8 @@
 """Translates our tensor names to the names and the layout of a family's files, with a table per family.
 
 Most families use Llama's names, and each tensor of the file is one of our tensors. GPT-2 stores query, key and value as
-one matrix, and stores matrices transposed. Real files differ in details: programs omit the first part of every name,
-write a tied tensor under several names, or keep old names. Reads no files and no tensors; no torch.
+one matrix, and stores matrices transposed. Real files differ in details: some programs omit the prefix of every
+name, write a tied tensor under several names, or keep old names. Reads no files and no tensors; no torch.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class TensorNames:
     transposed: frozenset[str] = frozenset()  # the family's names of the matrices with a row for each input
     buffers: str = "$^"  # a pattern of the names of tensors that are not read, such as buffers
     encoder_layers: str = ""
-    encoder_inner: Mapping[str, str] = field(default_factory=dict)  # names in an encoder's layer, where they differ
-    ungated: Mapping[str, str] = field(default_factory=dict)  # an end of a name -> the end in a model without gates
-    copies: Mapping[str, str] = field(default_factory=dict)  # a name of a tied tensor's copy -> the tensor's own name
-    old: Mapping[str, str] = field(default_factory=dict)  # an old end of a name -> its present form
+    encoder_inner: Mapping[str, str] = field(default_factory=dict)  # the names that differ in an encoder's layer
+    ungated: Mapping[str, str] = field(default_factory=dict)  # a suffix -> the suffix in a model without gates
+    copies: Mapping[str, str] = field(default_factory=dict)  # the name of a tied tensor's copy -> the tensor's name
+    old: Mapping[str, str] = field(default_factory=dict)  # an old suffix -> the current suffix
     rows: frozenset[str] = frozenset()  # names of vectors that a file has as a matrix of one row
     zeros: frozenset[str] = frozenset()  # names of tensors that are zero if a file does not contain them
 
@@ -68,7 +68,7 @@ class TensorNames:
         return found
 
     def _stored_name(self, own: str) -> tuple[str, bool]:
-        """Returns the name in a file of our tensor, and whether the file has it transposed."""
+        """Returns the name of our tensor in a file, and whether the file stores the tensor transposed."""
         if own in self.outer:  # a tensor without a module, such as the bias of the head
             return self.outer[own], False
         module, _, kind = own.rpartition(".")
@@ -81,24 +81,24 @@ class TensorNames:
         return f"{prefix}{within[2]}.{theirs}.{kind}", theirs in self.transposed and kind == "weight"
 
     def full(self, name: str) -> str:
-        """Returns the present, full name of a tensor in a file: adds the prefix `base` if it is missing.
+        """Returns the full name of a tensor in a file: adds a missing prefix `base`, and replaces an old suffix.
 
-        'wte.weight' -> 'transformer.wte.weight'; of old files of BERT, 'LayerNorm.gamma' -> 'LayerNorm.weight'.
+        'wte.weight' -> 'transformer.wte.weight'; in old files of BERT, 'LayerNorm.gamma' -> 'LayerNorm.weight'.
         """
         name = _with_end(name, self.old)
         return name if name.startswith((self.base, *self._without_base)) else self.base + name
 
     @cached_property
     def _without_base(self) -> tuple[str, ...]:
-        """The first parts of the names that never have the prefix `base`."""
+        """The first components of the names that never have the prefix `base`."""
         names = (*self.outer.values(), *self.copies, "lm_head")
         return tuple({name.partition(".")[0] for name in names if not name.startswith(self.base)})
 
     def recognize(self, names: Iterable[str], tied: bool) -> dict[str, str]:
-        """Returns the tensors of a file that are to be read: the name in the file -> the full name.
+        """Returns the tensors of a file to read: the name in the file -> the full name.
 
-        Leaves out buffers. Leaves out the copies of a tied tensor, unless the file has the tensor under the name of a
-        copy only. With `tied`, the output head is a copy of the token embedding.
+        Leaves out buffers. Leaves out a copy of a tied tensor, unless the file contains only the copy. With
+        `tied`, the output head is a copy of the token embedding.
         """
         found = {name: full for name in names if not re.fullmatch(self.buffers, full := self.full(name))}
         copies = dict(self.copies)
@@ -125,7 +125,7 @@ class TensorNames:
 
 
 def _with_end(name: str, ends: Mapping[str, str]) -> str:
-    """Replaces the end of a name: 'LayerNorm.gamma', {'.gamma': '.weight'} -> 'LayerNorm.weight'."""
+    """Replaces the suffix of a name: 'LayerNorm.gamma', {'.gamma': '.weight'} -> 'LayerNorm.weight'."""
     return next((name.removesuffix(end) + other for end, other in ends.items() if name.endswith(end)), name)
 
 

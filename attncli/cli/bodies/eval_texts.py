@@ -73,9 +73,9 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
 
 
 def model_beside_pairs(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
-    """Returns the model and no files, for arguments beside --pairs or --source: at most one argument, the model.
+    """Returns the model, and an empty list of files, if --pairs or --source names the files.
 
-    Raises UsageProblem for more arguments.
+    The only argument allowed is then the model. Raises UsageProblem for any other argument.
     """
     if len(words) > 1 or (words and model is not None):
         raise UsageProblem(

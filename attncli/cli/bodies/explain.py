@@ -64,7 +64,7 @@ def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[
 def _write_tables(finding: Explanation, reading: Reading, csv: Path | None, npz: Path | None) -> None:
     """Writes the table of sources to the file of --csv, and the attention weights to the file of --npz.
 
-    If both attentions of a decoder are shown, the weights are those of cross-attention, whose map is shown.
+    If both attentions of a decoder are shown, writes the weights of cross-attention, because its map is shown.
     """
     write_asked(csv, "--csv", lambda file: file.write(sources_csv(finding).encode()))
     if npz is not None:

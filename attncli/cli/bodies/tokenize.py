@@ -68,7 +68,7 @@ def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
 
 
 def _without_added(ids: list[int], tokenizer: Tokenizer, closes: bool) -> list[int]:
-    """Returns the ids of a text without the tokens that the tokenizer adds before and after it, if `closes`."""
+    """Returns the ids without the tokens that the tokenizer adds before a text and, if `closes`, after the text."""
     opening, closing = tokenizer.opening, tokenizer.closing if closes else ()
     if closing and tuple(ids[-len(closing) :]) == closing:
         ids = ids[: -len(closing)]
@@ -109,9 +109,9 @@ def _write(target: Path, text: str) -> None:
 
 
 def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str, bool]:
-    """Returns the tokenizer and the name of the chosen or default model, and whether tokens close its texts.
+    """Returns a model's tokenizer and name, and whether `closing` tokens are added to the texts that it reads.
 
-    If there is no model at all, returns the byte tokenizer and prints a note.
+    The model is the chosen or the default model. If there is none, returns the byte tokenizer and prints a note.
     """
     named = choice.model is not None or choice.revision is not None or os.environ.get("ATTNCLI_MODEL")
     if not named and newest_model() is None and shipped_model() is None:
@@ -123,7 +123,7 @@ def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str, bool]:
 
 
 def _closes(folder: ModelFolder) -> bool:
-    """Whether the model has an encoder, whose texts are closed. False without a config that can be read."""
+    """Whether the model has an encoder, which reads the closing tokens too. False if the config cannot be read."""
     with suppress(BadCheckpoint):
         return config_from_json(folder.json(CONFIG), str(folder.path / CONFIG)).kind != "decoder"
     return False

@@ -75,7 +75,7 @@ class Session:
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
         """Returns the screen that shows the generated texts. With `echo`, it shows the prompt before each text.
 
-        Translations of several texts have no titles, if there is one of each text.
+        If each text has a single translation, the translations have no titles.
         """
         display = self.display
         report: TokenReport | None = "trace" if display.trace else None if display.logprobs is None else "logprobs"
