@@ -122,7 +122,7 @@ def score_links(found: Sequence[Links], gold: Sequence[GoldLinks]) -> AlignmentS
 
 
 def diagonal(sources: int, targets: int) -> Links:
-    """Returns the baseline that knows only the numbers of words: word j links to the word at the same relative place.
+    """Returns the links of a baseline that uses only the numbers of words: words at the same relative position.
 
     Each word of the longer sentence has one link, so each word of the shorter one has at least one.
     """
@@ -165,7 +165,7 @@ def grow_diagonal(forward: Links, backward: Links) -> Links:
 
 
 def grow_diagonal_final(forward: Links, backward: Links) -> Links:
-    """Returns `grow_diagonal`, and then every link whose two words have no link yet (grow-diag-final-and)."""
+    """Returns the links of `grow_diagonal`, with links added between unlinked words (grow-diag-final-and)."""
     links = set(grow_diagonal(forward, backward))
     sources, targets = {i for i, _ in links}, {j for _, j in links}
     for i, j in (*sorted(forward), *sorted(backward)):

@@ -28,7 +28,7 @@ class Group:
     sources: Ids  # (N, S), word ids
     targets: Ids  # (N, T)
     cells: Ids  # (N, S, T), the index of each pair of words among the E pairs
-    at: slice  # the place of `cells` in `Bitext.cells`
+    at: slice  # the range of `cells` in `Bitext.cells`
 
     def flipped(self) -> Group:
         """Returns the group with source and target exchanged."""

@@ -1,10 +1,10 @@
 """The cross-attention of an encoder-decoder, from the words of a translation to the words of its source.
 
-The decoder reads the given translation (teacher forcing), so each of its tokens is at two positions: the model predicts
-it as the output of one position, and reads it as the input of the next position. `Shift` says at which of the two its
-attention is read (Chen et al., 2020, arXiv 2004.14837). The weights of the tokens of a source word are summed, those of
-a target word are averaged. Pairs of similar length are computed in one batch, and one layer at a time, so memory does
-not grow with the number of pairs.
+The decoder reads the given translation (teacher forcing), so each target token is at two positions: the model predicts
+the token as the output of one position, and reads it as the input of the next position. `Shift` chooses the position at
+which attention is read (Chen et al., 2020, arXiv 2004.14837). Weights are summed over the tokens of a source word, and
+averaged over the tokens of a target word. Pairs of similar length are computed in one batch, and one layer at a time,
+so memory does not grow with the number of pairs.
 
 Letters: B batch, T decoder positions, S source tokens, H heads, I source words, J target words, C model width.
 """
@@ -35,7 +35,7 @@ _ELEMENTS_AT_ONCE = 1 << 24  # the most attention weights of a layer, or logits,
 class PairBatch:
     """Pairs of similar length as tensors, padded at the end."""
 
-    numbers: tuple[int, ...]  # which pairs these are
+    numbers: tuple[int, ...]  # the index of each pair
     pairs: tuple[WordsOfPair, ...]
     ids: Tensor  # (B, S), the sources
     mask: Tensor  # (B, S), True at tokens, False at padding
@@ -95,7 +95,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _membership(sides: Sequence[Sentence], positions: int, moved: int) -> Tensor:
-    """Returns (B, words, positions): 1 where a token belongs to a word, with tokens moved by some positions."""
+    """Returns (B, words, positions): 1 where a token, moved by `moved` positions, belongs to a word."""
     members = torch.zeros(len(sides), max(len(side.words) for side in sides), positions)
     for row, side in enumerate(sides):
         for word, span in enumerate(side.spans):
@@ -107,7 +107,7 @@ def _membership(sides: Sequence[Sentence], positions: int, moved: int) -> Tensor
 def read_weights(model: Transformer, batch: PairBatch, receive: Receive) -> None:
     """Runs a batch of pairs through the model, and passes the word weights of every layer to `receive`.
 
-    What remains of a row of weights is the weight of tokens that belong to no word, such as the end of the source.
+    A row sums to less than 1 if tokens outside of words, such as the end token of the source, have weight.
     """
     source = model.read_source(batch.ids, batch.mask)
     model.hidden(batch.inputs, observe=_WordWeights(batch, receive), source=source)
@@ -129,10 +129,10 @@ class _WordWeights(Observer):
 
 @torch.inference_mode()
 def prediction_drops(model: Transformer, batch: PairBatch) -> Tensor:
-    """Returns how much each source word is worth for the prediction of each target word: (B, J, I), in nats.
+    """Returns how much the prediction of each target word loses without each source word: (B, J, I), in nats.
 
-    That is the log-probability of the tokens of the target word, given the tokens before them, minus the same without
-    the source word: its tokens are masked in the encoder and in cross-attention, as if they were padding.
+    The loss is a difference of log-probabilities of the target word, given the tokens before it: with the whole source,
+    minus without the source word. The word's tokens are masked in the encoder and in cross-attention, like padding.
     """
     count, words = len(batch.ids), batch.of_source.shape[2]
     kept = batch.mask[:, None] & (batch.of_source.transpose(1, 2) == 0)  # (B, I, S)

@@ -1,4 +1,4 @@
-"""Scores a model that translates on pairs: the loss of each target token, given the source and the tokens before it.
+"""Scores a model that translates: its loss on each target token, given the source and the earlier target tokens.
 
 The end of the target is a token too. There is no label smoothing and no dropout.
 """
@@ -39,7 +39,7 @@ def pair_tensors(batch: PairBatch, device: torch.device | str) -> tuple[Tensor, 
 
 
 def spread_pairs(tokens: PairTokens, most: int | None) -> PairTokens:
-    """Returns `most` pairs, spread evenly over the given pairs; all pairs if there are no more, or if it is None."""
+    """Returns `most` pairs, spread evenly over the given pairs. Returns all pairs if `most` is None or too large."""
     if most is None or most >= len(tokens):
         return tokens
     chosen = np.linspace(0, len(tokens) - 1, most).round().astype(np.int64)

@@ -1,9 +1,10 @@
 """Chooses which cross-attention heads are read as an alignment, and at which position, without gold links.
 
 Candidates are every head, the mean of the heads of each layer, and the mean of all heads, each at both positions. They
-link the words of the same pairs. The candidate is chosen whose links agree best with links that come from no attention:
-those of an HMM that is trained on these pairs. An HMM learns little from few pairs. For these, the reference is what
-the model's predictions lose without each source word (`prediction_drops`), and only the means are compared.
+link the words of the same pairs. The best candidate is the one whose links agree most with a reference without
+attention: the links of an HMM that is trained on these pairs. An HMM learns little from few pairs. With few pairs, the
+reference is what the model's predictions lose without each source word (`prediction_drops`), and only the means are
+candidates.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ class Choice:
     """The chosen selection, and how it was chosen."""
 
     selected: HeadSelection
-    criterion: Literal["hmm", "prediction"] | None = None  # with which links agree; None if the selection was given
+    criterion: Literal["hmm", "prediction"] | None = None  # the reference; None if the selection was given
     value: float | None = None  # the agreement, as F1
-    candidates: int = 1  # selections that were compared
-    pairs: int = 0  # that they were compared on
+    candidates: int = 1  # the number of selections that were compared
+    pairs: int = 0  # the number of pairs on which they were compared
 
 
 def sample_of(count: int, most: int = MOST_PAIRS) -> list[int]:
@@ -72,7 +73,7 @@ def selections_of(
 
 
 def choose_heads(model: Transformer, pairs: Sequence[WordsOfPair], candidates: Sequence[HeadSelection]) -> Choice:
-    """Returns the candidate that agrees best with the reference on `pairs`. Of equal ones, the first is chosen."""
+    """Returns the candidate that agrees best with the reference on `pairs`; of equal candidates, the first."""
     if len(candidates) == 1:
         return Choice(candidates[0])
     few = len(pairs) < _FEWEST_PAIRS
@@ -96,7 +97,7 @@ def agreement(found: Sequence[Links], reference: Sequence[Links]) -> float:
 
 
 def _links_of_hmm(pairs: Sequence[WordsOfPair]) -> list[Links]:
-    """Returns the links that both directions of an HMM have, which is trained on the pairs."""
+    """Trains an HMM on the pairs, and returns the links that both of its directions have."""
     aligner = Aligner([(lowered(pair.source.words), lowered(pair.target.words)) for pair in pairs])
     return [intersection(*both) for both in zip(*aligner.links(), strict=True)]
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-MOST_CHARACTERS = 20_000_000  # of training sources that are searched; about 3 s of one core
-_CODE_BITS = 21  # of a Unicode character: three of them fit into 63 bits
+MOST_CHARACTERS = 20_000_000  # the most characters of training sources to search, in about 3 s of one core
+_CODE_BITS = 21  # the bits of a Unicode character; a trigram fits into 63 bits
 
 
 def nearest_targets(sources: Sequence[str], training: Sequence[tuple[str, str]]) -> list[str]:
-    """Returns the target of the most similar training source for each source; of equally similar ones, the first.
+    """Returns the target of the most similar training source for each source; the first one if several are equal.
 
     `training` contains at least one pair of a source and a target. If its sources have over MOST_CHARACTERS characters,
-    every second pair is searched, or every third one, and so on.
+    only every second pair is searched, or every third pair, and so on.
     """
     step = 1 + sum(len(source) for source, _ in training) // MOST_CHARACTERS
     searched = training[::step]
@@ -33,7 +33,7 @@ def _nearest(sources: Sequence[str], known: Sequence[str]) -> Iterator[int]:
     """Yields the index in `known` of the text that is most similar to each source."""
     keys, texts = _trigrams(known)
     trigrams = _distinct(keys)
-    # Sorted: the texts of each trigram, one trigram after another.
+    # A posting is a number for a trigram and a text that contains it, sorted by the trigram, then by the text.
     postings = _distinct(np.searchsorted(trigrams, keys) * len(known) + texts)
     texts = (postings % len(known)).astype(np.int32)
     sizes = np.bincount(texts, minlength=len(known))

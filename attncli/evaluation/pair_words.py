@@ -84,7 +84,7 @@ def _between(opening: Sequence[int], side: Sentence, closing: Sequence[int] = ()
 
 
 def _characters(text: str, pieces: Iterable[Piece]) -> list[tuple[int, int]]:
-    """Returns the first character of each piece in the text, and the character after its last."""
+    """Returns the range of characters of each piece in the text: start and end."""
     spans, at = [], 0
     for piece in pieces:
         start = text.find(piece.text, at)

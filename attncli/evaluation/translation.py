@@ -73,9 +73,9 @@ def score_translations(translations: Sequence[str], references: References) -> T
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    # sacrebleu expects one list per number of the reference. It leaves out None, but counts "" as a reference.
+    # List i contains the i-th reference of every source. sacrebleu skips None, but counts "" as a reference.
     streams = list(zip_longest(*references.targets))
-    bleu, chrf = BLEU(force=True), CHRF()  # without force, it logs a warning for text that looks tokenized
+    bleu, chrf = BLEU(force=True), CHRF()  # without force, sacrebleu logs a warning for text that looks tokenized
     words, characters = bleu.corpus_score(translations, streams), chrf.corpus_score(translations, streams)
     return TranslationScore(
         bleu=words.score,

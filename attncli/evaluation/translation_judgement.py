@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from attncli.evaluation.translation import NotScored, References, TranslationScore, nearest_baseline, score_translations
 
-Translate = Callable[[Sequence[str]], list[str]]  # of source texts, in their order
+Translate = Callable[[Sequence[str]], list[str]]  # source texts -> their translations, in the same order
 
-_AT_ONCE = 64  # sources
+_AT_ONCE = 64  # sources in a batch
 
 
 @dataclass(frozen=True)
