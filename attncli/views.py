@@ -338,7 +338,7 @@ def refuse_generate(loaded: LoadedModel, generate: int) -> None:
 
 
 def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions) -> Reading:
-    """Returns a text as the attention reads it that a view shows.
+    """Returns the reading of a text by the attention that the view shows.
 
     Raises UsageProblem for an option that does not apply to this kind of model.
     """
@@ -360,7 +360,7 @@ def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions
 
 
 def _part(view: View, options: ViewOptions) -> AttentionPart | None:
-    """Returns the attention of an encoder-decoder that a view shows; None: both of the decoder.
+    """Returns the attention of an encoder-decoder that a view shows; None: both attentions of the decoder.
 
     Raises UsageProblem for the rollout of cross-attention.
     """
@@ -368,8 +368,8 @@ def _part(view: View, options: ViewOptions) -> AttentionPart | None:
     if view.name == "rollout" and part == "cross":
         raise UsageProblem.naming(
             lambda name: (
-                "Rollout multiplies the attention of all layers, but cross-attention has other tokens as rows than as "
-                "columns.",
+                "Rollout multiplies the attention of all layers, but the rows and the columns of cross-attention are "
+                "different tokens.",
                 f"Use {name('part')} encoder or {name('part')} decoder.",
             )
         )

@@ -49,7 +49,7 @@ class Prediction:
     targets: tuple[int, ...]  # the ids predicted after the last tokens; their probabilities are multiplied
     temperature: float = 1.0
     known: int | None = None  # ids of the tokenizer; larger ids only pad a matrix and are never sampled
-    source: Source | None = None  # of an encoder-decoder
+    source: Source | None = None  # for an encoder-decoder
     columns: Mapping[Part, range] | None = None  # the sources of each attention, as `Knockout` takes them
     at: int | None = None  # the position whose prediction is measured; None: the last positions
     segments: Tensor | None = None  # (1, T), for a model with segments

@@ -1,4 +1,4 @@
-"""Compares a word in two texts: the cosine of its two streams by layer, and the tokens that moved the streams apart.
+"""Compares a word in two texts: the cosine of its residual streams by layer, and each token's part of their distance.
 
 A word of several tokens is compared at its last token, which attends to the whole word. With a causal mask, later
 tokens cannot affect the word, so each text is read only up to the word.

@@ -137,9 +137,9 @@ def _units(reading: Reading, focus: Focus, axes: MapAxes, spans: Spans) -> Units
 def _target(
     reading: Reading, tokenizer: Tokenizer, units: Units, axes: MapAxes, predicted: NextToken
 ) -> tuple[tuple[int, ...], NextToken]:
-    """Returns the ids whose probability the cuts change, and their name.
+    """Returns the ids whose probability is measured under cuts, and their name.
 
-    In a translation, they are the tokens in focus; otherwise, the most probable token.
+    In a translation, these are the tokens in focus; otherwise, the most probable token.
     """
     if reading.translation is None:
         return (predicted.id,), predicted
@@ -186,7 +186,7 @@ class _Pass(Observer):
     def residual(self, layer: int, stream: Tensor) -> None:
         """Compares the previous layer's attention output with the residual stream after that layer."""
         self._stream = stream
-        if self.reading.model.config.pre_norm:  # after a norm, the length of the stream is that of the norm's gain
+        if self.reading.model.config.pre_norm:  # a norm sets the length of the stream
             self.shares.compare(layer, stream)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
@@ -215,7 +215,7 @@ class _Pass(Observer):
     def _matrix(self, layer: int, steps: AttentionSteps, module: Attention, row: int) -> Tensor | None:
         """Returns the matrix that replaces the output matrix of self-attention in a post-norm model, or None.
 
-        There, a norm changes the length of what self-attention adds before cross-attention adds to the same stream.
+        There, a norm rescales the output of self-attention before cross-attention adds its output to the stream.
         """
         if len(self.reading.parts) == 1 or module.part == "cross" or self.reading.model.config.pre_norm:
             return None
@@ -223,7 +223,7 @@ class _Pass(Observer):
         return matrix_after_norm(norm, self._stream[0, row] + steps.output[0, row], module.output.weight)
 
     def _take_joined(self, layer: int) -> None:
-        """Takes self-attention and cross-attention of one layer as one attention, whose weights are their mean."""
+        """Joins self-attention and cross-attention of one layer. Each contributes half of the joined weights."""
         parts = [self._joined[part] for part in self.reading.parts]
         weights = torch.cat([steps.weights[0] for steps, _ in parts], -1) / len(parts)
         each = zip(*(contributed for _, contributed in parts), strict=True)
@@ -247,7 +247,7 @@ class _Pass(Observer):
         """Cuts each named source. The recorded keys and values of self-attention are a cache for the forward passes."""
         queries, spans, heads = self.units.queries, self.units.spans, _heads_asked(reading, self.focus)
         past = SharedPast(self.keys, self.values, reading.model.config.context) if self.keys else None
-        first = 0 if past is None else queries.start  # the first token that is read again
+        first = 0 if past is None else queries.start  # the first token that is recomputed
         prediction = Prediction(
             past,
             reading.ids[0, first : queries.stop] if reading.causal else reading.ids[0],

@@ -99,12 +99,12 @@ class AligningHead:
 
 
 def alignment_scores(weights: Tensor) -> Tensor:
-    """Returns how much the weights (H, T, S) of each head look like an alignment of a target with a source: (H,).
+    """Returns the alignment score (H,) of each head, given its weights (H, T, S) without the source's end token.
 
-    The source is given without its end token, on which idle heads rest. The score is sharpness x coverage, from 0 to 1.
+    The end token is left out, because idle heads attend to it. The score is sharpness x coverage, from 0 to 1.
     Sharpness is the mean over target tokens of the greatest weight. Coverage is the mean over source tokens of the
-    greatest weight that the token gets from any target token. A head that always looks at one place is sharp, but
-    covers little; a uniform head has neither.
+    greatest weight that the token gets from any target token. A head that attends to a single token has low coverage;
+    a uniform head is low in both.
     """
     sharpness, coverage = weights.amax(-1).mean(-1), weights.amax(-2).mean(-1)
     return sharpness * coverage

@@ -46,12 +46,12 @@ class LogitAttribution:
     against: NextToken | None
     logit: float  # as the model computes it
     embedding: float
-    position: float | None  # of learned or sinusoidal positions
+    position: float | None  # the term of learned or sinusoidal positions
     heads: Floats  # (L, H, S): the contribution of each source through each head
     attention_bias: Floats | None  # (L,), of self-attention
     feed_forward: Floats  # (L,), without its bias
     feed_forward_bias: Floats | None  # (L,)
-    norm_bias: float | None  # of the final norm; of all norms in a post-norm model
+    norm_bias: float | None  # the final norm's bias; in a post-norm model, the biases of all norms
     cross_bias: Floats | None = None  # (L,), of cross-attention
     head_bias: float | None = None  # of the output head
     post_norm: bool = False  # the writes pass through the norms of all later parts
@@ -106,7 +106,7 @@ def logit_attribution(
 def _terms(
     reading: Reading, subject: Subject, watch: _Writes, *, chosen: NextToken, other: NextToken | None, logit: float
 ) -> LogitAttribution:
-    """Returns the projection of every write to the stream on the direction of the logit, seen from this write."""
+    """Projects every write to the stream on the direction of the logit at the place of this write."""
     model, layers = reading.model, watch.layers
     toward, head_bias = _logit_direction(model, chosen, other)
     token, position = _embedded(reading, subject.focus)
@@ -153,9 +153,9 @@ def _logit_direction(model: Transformer, chosen: NextToken, other: NextToken | N
 
 @dataclass(frozen=True)
 class _Directions:
-    """The directions (C,) of the logit, seen from each part of one layer that writes to the stream.
+    """The directions (C,) of the logit at each place where one layer writes to the stream.
 
-    `embedding` is the direction seen from the embedding, and has a meaning in the first layer only.
+    `embedding` is the direction at the embedding; only the first layer uses it.
     """
 
     attention: Tensor
@@ -167,7 +167,7 @@ class _Directions:
 def _directions(
     model: Transformer, watch: _Writes, embedded: Tensor, toward: Tensor
 ) -> tuple[list[_Directions], float | None]:
-    """Returns the directions seen from every layer, and the sum of the terms of the norms' biases.
+    """Returns the directions of every layer, and the sum of the bias terms of the norms.
 
     `embedded` (C,) is the input of the stack, and `toward` (C,) the direction of the logit in the input of the head.
     """
@@ -196,7 +196,7 @@ def _directions(
 
 
 def _embedded(reading: Reading, at: int) -> tuple[Tensor, Tensor | None]:
-    """Returns the embedding (C,) of the token at a position, and what the stack adds for the position, in float64."""
+    """Returns the embedding (C,) of the token at a position, and the vector of this position or None, in float64."""
     model = reading.model
     token, added = model.embed(reading.ids[0, at]), model.positions(slice(at, at + 1), at + 1)
     return token.double(), None if added is None else added[0].to(token.dtype).double()
@@ -226,7 +226,7 @@ def _along(directions: Sequence[_Directions], part: str, biases: Sequence[Tensor
 
 
 def _projected(vectors: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
-    """Returns the projections (L,) of vectors (C,) on directions (C,); in one product if all are the same."""
+    """Returns the projections (L,) of vectors (C,) on directions (C,), with one product for equal directions."""
     wide = torch.stack(list(vectors)).double()
     if all(direction is directions[0] for direction in directions):
         return wide @ directions[0]

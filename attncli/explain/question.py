@@ -43,8 +43,8 @@ class Focus:
 class MapAxes:
     """The rows and columns of attention weights: tokens or words.
 
-    A row is a query, a column is a source to which it may attend. In a decoder with an encoder, a row is named by the
-    token that it predicts.
+    A row is a query, a column is a source to which the query may attend. In an encoder-decoder, a row of the decoder is
+    named by the token that it predicts.
     """
 
     rows: tuple[Piece, ...]
@@ -52,7 +52,7 @@ class MapAxes:
     reach: tuple[int, ...]  # for each row, the number of columns that are not masked; these columns come first
     part: AttentionPart | Literal["both"] | None = None  # the attention of an encoder-decoder; None for other models
     first: int = 0  # the index with which the first row is named
-    sources: int = 0  # both: the number of columns that are tokens of the source text; the other columns follow
+    sources: int = 0  # for 'both', the number of columns of the source text, which come first; else 0
 
     @property
     def squared(self) -> bool:

@@ -1,8 +1,9 @@
 """Computes attention rollout: the product of the attention weights of all layers (Abnar and Zuidema, 2020).
 
 A_l = (mean over heads of the weights + I) / 2, and R = A_L ... A_1. A causal mask alone concentrates R on the first
-token, so R is compared with the same product for uniform attention. Without a mask, this product is uniform but for the
-token itself. Rollout is of self-attention, whose rows are its columns.
+token, so R is compared with the same product for uniform attention. Without a mask, the product for uniform attention
+is equal for all tokens except the row's own token. Rollout needs self-attention, because its rows and columns are the
+same tokens.
 """
 
 from __future__ import annotations

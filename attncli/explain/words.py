@@ -54,7 +54,7 @@ def words(pieces: Sequence[Piece]) -> list[range]:
 def word_spans(reading: Reading) -> Spans:
     """Returns the tokens of each word of a reading: of its rows and of its columns.
 
-    In a decoder with an encoder, a row is named by the token that it predicts, which is the next token of the text.
+    In an encoder-decoder, a row of the decoder is named by the token that it predicts: the next token of the text.
     """
     if reading.translation is None:
         spans = words(reading.pieces) if reading.causal else _between_special(reading.pieces)

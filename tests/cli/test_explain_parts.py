@@ -123,7 +123,7 @@ def test_plain_sentences_and_files_of_each_part(part, translator, capsys, tmp_pa
         (["--generate", "3"], "translates it"),
         (["--token", "dog"], "There is no token 'dog'"),
         (["--token", "0"], "There is no token 0"),
-        (["--part", "cross", "--view", "rollout"], "other tokens as rows"),
+        (["--part", "cross", "--view", "rollout"], "are different tokens"),
         (["--part", "cross", "--layer", "7"], "There is no layer 7"),
     ],
 )
