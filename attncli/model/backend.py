@@ -125,7 +125,7 @@ class BatchCache(KVCache):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the buffers, those of the sources included."""
+        """The bytes of the buffers, including the sources."""
         return super().nbytes + self.sources.nbytes
 
     @property

@@ -26,7 +26,7 @@ ATTENTION = ("query", "key", "value", "output")
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Returns the number of parameters of each part, of encoder and decoder together.
+    """Returns the number of parameters by part. A part includes the encoder and the decoder.
 
     Tied weights count once. The biases of all layers are one part, and so are all norms.
     """

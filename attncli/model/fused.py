@@ -239,7 +239,7 @@ class Dropout(nn.Module):
 class _HeadLoss(torch.autograd.Function):
     """Computes the loss and its gradients in the forward pass, in chunks, so memory never contains all logits.
 
-    With label smoothing, the gradients are those of the smoothed loss, while the returned loss is not smoothed.
+    With label smoothing, the gradients belong to the smoothed loss, but the returned loss is not smoothed.
     """
 
     @staticmethod

@@ -206,7 +206,7 @@ typedef struct { /* New tokens of some sequences, or whole sources. The rows of 
     float *const *sources; /* (N): the buffer of the row's source, (decoder layers, 2, K, S padded, D); null without an encoder */
     float *logits;         /* (logit_row_count, V padded) */
     int32_t row_count, logit_row_count, capacity; /* capacity: positions in `keys` and `values`, a multiple of LANES */
-    int32_t encodes;                              /* whether the rows are sources, which the encoder reads; they have no sequence */
+    int32_t encodes;                              /* whether the encoder reads the rows, which are sources without a sequence */
 } batch;
 
 typedef struct {
@@ -355,7 +355,7 @@ typedef struct {
     size_t scratch_size, thread_scratch_size;
     float *residual, *normed, *qkv, *attended, *hidden; /* (N, ...) */
     float *thread_scratch;                              /* (threads, thread_scratch_size) */
-    int64_t weights_stride; /* floats from the attention weights of one query to those of the next, in a worker's scratch */
+    int64_t weights_stride; /* floats between the attention weights of adjacent queries in a worker's scratch */
     int64_t width, key_offset, value_offset, qkv_width, attended_width, hidden_width; /* padded; the offsets are within a row of qkv */
 } engine;
 
@@ -469,7 +469,7 @@ static void normalize_and_rotate(const model *m, norm n, float *heads, int count
     }
 }
 
-typedef struct { /* The keys and values of one layer that a row attends to: those of its sequence or of its source. */
+typedef struct { /* The keys and values of one layer that a row attends to, of its sequence or its source. */
     float *keys, *values; /* (K, capacity / LANES, D, LANES) and (K, capacity, D) */
     int64_t capacity;
     int last; /* the last position that the row attends to */
@@ -647,7 +647,7 @@ static void attend_rows(worker *w, attention_call call, int r, int n, int kv_hea
     kv first = kv_of(m, b, call.layer_number, call.crosses, r), last = kv_of(m, b, call.layer_number, call.crosses, r + n - 1);
     const float *keys = first.keys + kv_head * first.capacity * D, *values = first.values + kv_head * first.capacity * D;
     key_range range = {first_visible(call.window, first.last) / LANES, (last.last + LANES) / LANES, call.window};
-    int step = first.last < last.last; /* the rows of a decoder's sequence attend to one position more each */
+    int step = first.last < last.last; /* in a decoder, each row attends to one position more than the row before it */
     for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
         query_row queries[TILE_QUERIES];
         const float *bias = call.biased ? call.biased->distance_bias + (2 * h + 1) * call.biased->bias_positions : NULL;
@@ -715,7 +715,7 @@ INLINE void activate_rows(const engine *e, float *up, const float *gates, int ro
 static void activate_hidden(worker *w, const layer *l, const float *x) {
     engine *e = w->engine;
     int rows = w->batch->row_count;
-    /* after x, which is in the scratch if the batch is small */
+    /* for a small batch, the beginning of the scratch contains x */
     float *gates = l->gate.weight ? w->scratch + REPLICATED_NORM_ROWS * e->width : NULL;
     for (int chunk; (chunk = claim_item(w)) < chunk_count(&l->up);) {
         float *hidden = e->hidden + chunk * CHUNK;

@@ -204,7 +204,7 @@ class NativeCache:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the buffers, including those of the sources."""
+        """The bytes of the buffers, including the sources."""
         sources = {id(source): source.buffer.nbytes for source in self.sources if source is not None}
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values)) + sum(sources.values())
 
@@ -439,7 +439,7 @@ class NativeBackend:
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
 
     def _run(self, cache: NativeCache, rows: _Rows, logits: Tensor, *, encodes: bool = False) -> None:
-        """Calls native.c once and writes to `logits`; with `encodes`, it writes to the sources of the rows."""
+        """Calls native.c once, which writes to `logits` or, with `encodes`, to the buffers of the sources."""
         ids, positions, sequences, lengths, sources, _ = rows
         integers = np.array(ids + positions + sequences + lengths + rows.logits, np.int32)
         count, size, address = len(ids), integers.itemsize, integers.ctypes.data

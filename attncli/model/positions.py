@@ -12,15 +12,15 @@ from torch import Tensor
 
 from attncli.config import ModelConfig
 
-_FIRST_SINUSOIDS = 255  # positions; the smallest table has the next power of two
+_FIRST_SINUSOIDS = 255  # positions; the smallest table has 256, the next power of two
 
 
 def sinusoid_table(config: ModelConfig, positions: int, device: torch.device) -> Tensor:
     """Returns sinusoidal positions (P, C) for at least the first `positions` positions (Vaswani et al., 2017, 3.5).
 
-    The first half of a row are sines, the second half cosines. Row p belongs to position p + `position_offset`.
-    Frequency i of n is 10,000^(-i / n), or 10,000^(-i / (n - 1)) if `inclusive_sinusoid`. As in transformers, the
-    former are computed in float64 and then rounded (Marian), the latter in float32 (M2M100).
+    The first half of a row contains sines, the second half cosines. Row p belongs to position p + `position_offset`.
+    Frequency i of n is 10,000^(-i / n), computed in float64 and then rounded, as for Marian in transformers. With
+    `inclusive_sinusoid`, it is 10,000^(-i / (n - 1)), computed in float32, as for M2M100.
     """
     rows = min(1 << max(positions, _FIRST_SINUSOIDS).bit_length(), config.context)
     half = config.width // 2
@@ -33,10 +33,11 @@ def sinusoid_table(config: ModelConfig, positions: int, device: torch.device) ->
 
 
 def distance_buckets(distances: Tensor, config: ModelConfig, *, causal: bool) -> Tensor:
-    """Returns the range of each distance (...), key position minus query position, as an index of the bias table.
+    """Returns the bucket of each distance (...), key position minus query position: a row of the bias table.
 
-    Half of the ranges are single distances. The others grow logarithmically up to `relative_distance`. Without a causal
-    mask, later keys have ranges of their own (Raffel et al., 2020, and `_relative_position_bucket` of transformers).
+    Half of the buckets contain one distance each. The others grow logarithmically up to `relative_distance`. Without a
+    causal mask, half of all buckets are for later keys (Raffel et al., 2020, and `_relative_position_bucket` of
+    transformers).
     """
     buckets, first = config.relative_buckets, torch.zeros_like(distances)
     if causal:

@@ -30,7 +30,7 @@ class SourceCache:
         self._buffers: list[tuple[Tensor, Tensor]] = []
         self._lengths = [0] * sequences
         self._texts: list[object] = [None] * sequences  # the same object for sequences with the same source
-        self._last: tuple[tuple[int, ...], Source] | None = None  # what `of` returned last
+        self._last: tuple[tuple[int, ...], Source] | None = None  # the last arguments and result of `of`
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +49,7 @@ class SourceCache:
             self._lengths[sequence], self._texts[sequence] = length, object()
 
     def copy(self, source: int, target: int) -> None:
-        """Copies the source of one sequence to another, unless that one already has it."""
+        """Copies the source of one sequence to another. Copies nothing if both have the same source."""
         if self._texts[source] is self._texts[target]:
             return
         self._last = None
@@ -62,7 +62,7 @@ class SourceCache:
     def of(self, sequences: Sequence[int]) -> Source:
         """Returns the sources of some sequences as a batch, without a mask if all have the same length.
 
-        The source of a sequence that has none is one position of zeros, so that its attention is finite.
+        A sequence without a source gets one position of zeros, so that its attention is finite.
         """
         key = tuple(sequences)
         if self._last is None or self._last[0] != key:

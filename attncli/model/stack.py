@@ -87,7 +87,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Applies the block: (B, T, C) -> (B, T, C).
 
-        `mask` and `bias` are those of self-attention; cross-attention attends to `source`.
+        `mask` and `bias` apply to self-attention; cross-attention attends to `source`.
         """
         if observe is not None:
             observe.residual(self.layer, x)
@@ -127,7 +127,7 @@ class Source:
 def make_embedding(rows: int, width: int) -> nn.Embedding:
     """Returns an embedding with uninitialized weights.
 
-    nn.Embedding would initialize them, which on the device "meta" imports modules for 0.8 s.
+    nn.Embedding would initialize the weights. On the device "meta", this imports modules for 0.8 s.
     """
     from_pretrained: Callable[..., nn.Embedding] = nn.Embedding.from_pretrained
     return from_pretrained(torch.empty(rows, width), freeze=False)
@@ -208,11 +208,11 @@ class Stack(nn.Module):
     def _positions(self, x: Tensor, cache: KVCache | None) -> tuple[slice | Tensor, int]:
         """Returns the positions of x (B, T, C), and the number of positions that its queries can attend to.
 
-        The positions are a slice, or (B, 1) if each row has a single token at a position of its own.
+        The positions are a slice, or (B, 1) if each row has one token, and the rows have different positions.
         """
         context = self.config.context
         if cache is not None and cache.places is not None:
-            # the place of a row without a token may exceed the context
+            # the position of an unused row may exceed the context
             return cache.places.clamp(max=context - 1)[:, None], cache.limit
         start = cache.length if cache is not None else 0
         end = start + x.shape[1]
@@ -248,7 +248,7 @@ class Stack(nn.Module):
         positions = min(positions, self.config.context)
         device, held = self.device, self._rotary
         if held is None or held.cos.device != device or len(held.cos) < positions:
-            with torch.inference_mode(False):  # so that training can use a table that generation made
+            with torch.inference_mode(False):  # training can use a table that generation made
                 held = self._rotary = rotation_table(self.config, positions, device)
         return held
 

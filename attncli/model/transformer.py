@@ -78,12 +78,12 @@ class Transformer(Stack):
         return self.run(self.embed(ids), cache, observe, source=source, mask=padding_mask(mask), segments=segments)
 
     def encode(self, ids: Tensor, mask: Tensor | None = None, observe: Observer | None = None) -> Tensor:
-        """Returns the encoder's output (B, S, C) for source texts: ids (B, S), mask (B, S) False at padding or None."""
+        """Returns the encoder's output (B, S, C) for ids (B, S). `mask` (B, S) is False at padding, or None."""
         assert self.encoder is not None
         return self.encoder.run(self.embed(ids), observe=observe, mask=padding_mask(mask))
 
     def read_source(self, ids: Tensor, mask: Tensor | None = None, observe: Observer | None = None) -> Source:
-        """Returns what the decoder attends to, for source texts: ids (B, S), mask (B, S) False at padding or None.
+        """Encodes ids (B, S), and returns the keys and values of every cross-attention layer. `mask` is as in `encode`.
 
         `observe` receives the encoder's intermediate results.
         """
@@ -139,7 +139,7 @@ class Transformer(Stack):
 
 
 def _written_per_stack(config: ModelConfig, name: str) -> int:
-    """Returns how many matrices write to the residual stream of the stack that has the parameter `name`."""
+    """Returns how many matrices write to the residual stream of one stack: the one with the parameter `name`."""
     if name.startswith("encoder."):
         return 2 * config.encoder_layers
     return (3 if config.encoder_layers else 2) * config.layers

@@ -95,7 +95,7 @@ def test_parts_count_every_parameter(model):
 
 
 def copies_for_embedding(name):
-    """A copy of the embedding instead of the embedding itself, as some programs keep only one of the two."""
+    """Renames the embedding to its copy in a stack: some programs write the copy and omit the embedding."""
     return name.replace("model.shared", "model.decoder.embed_tokens").replace("shared.", "encoder.embed_tokens.")
 
 
@@ -130,7 +130,7 @@ def test_a_tied_head_alone_is_read_as_the_embedding(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 8), (64, 1000)])
-def test_distances_have_the_ranges_of_transformers(causal, buckets, distance):
+def test_distances_have_the_buckets_of_transformers(causal, buckets, distance):
     config = tiny_config(**ENCODER_DECODERS["t5"] | {"relative_buckets": buckets, "relative_distance": distance})
     distances = torch.arange(-1200, 1201)
     theirs = T5Attention._relative_position_bucket(distances, not causal, buckets, distance)

@@ -73,7 +73,7 @@ def source_ids(config, number):
 
 
 def new_cache(backend, *numbers):
-    """Returns a cache with a sequence for each number; an encoder-decoder reads the sources with these numbers."""
+    """Returns a cache with a sequence for each number, which is the number of its source in an encoder-decoder."""
     cache, config = backend.new_cache(len(numbers)), backend.config
     if config.encoder_layers:
         backend.read_sources(cache, {at: source_ids(config, number) for at, number in enumerate(numbers)})
@@ -81,7 +81,7 @@ def new_cache(backend, *numbers):
 
 
 def all_logits(backend, ids, number=0):
-    """Returns the logits (T, V) of one text with the source of a number, read at once into a new cache."""
+    """Returns the logits (T, V) of one text and a numbered source, read in one call into a new cache."""
     return backend.read(new_cache(backend, number), [Segment(0, 0, ids, len(ids))])
 
 
@@ -358,7 +358,7 @@ def test_every_way_of_reading_sources_gives_identical_bits(name, groups, threads
 
 @pytest.mark.parametrize("name", ["m2m100", "bart"])
 def test_long_sources_equal_the_transformer_s_and_do_not_depend_on_other_sources(name):
-    """A source of 700 tokens is longer than a call of the C function otherwise reads."""
+    """A source of 700 tokens is longer than the limit of a call, which applies to prompts only."""
     model = model_of(name, context=700)
     backend = NativeBackend(model, threads=2)
     sources = {at: ids_of(length, seed=length)[0].tolist() for at, length in enumerate((9, 700, 300, 400, 1))}
@@ -375,7 +375,7 @@ def test_long_sources_equal_the_transformer_s_and_do_not_depend_on_other_sources
 
 
 def test_beams_share_a_source():
-    """Adjacent rows with the same source are computed together; their bits are those of a single beam."""
+    """Adjacent rows with the same source are computed together; the logits have the same bits as for a single beam."""
     backend, texts, expected = readings("m2m100", "f32", 2)
     cache = backend.new_cache(7)
     backend.read_sources(cache, {0: source_ids(backend.config, 0), 6: source_ids(backend.config, 2)})
