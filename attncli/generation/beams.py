@@ -1,7 +1,7 @@
-"""Beam search: finds a probable text by extending the N most probable beginnings, the beams, at each step.
+"""Beam search: finds a probable text by extending the N most probable prefixes, the beams, at each step.
 
 A step reads the last token of every beam, adds the log-probabilities of all next tokens to the scores of the beams, and
-keeps the N best beginnings. A beginning that ends becomes a hypothesis, with the score
+keeps the N best prefixes. A prefix that is complete becomes a hypothesis, with the score
 
     sum of the log-probabilities of its tokens / number of its tokens ** length penalty.
 
@@ -34,11 +34,11 @@ from attncli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Beam:
-    """A beginning of a text that is still extended."""
+    """The prefix of a text, which the search extends."""
 
-    slot: int  # the index of its sequence in the cache
+    slot: int  # the index of the beam's sequence in the cache
     ids: tuple[int, ...]  # the generated tokens
-    score: float  # the sum of their log-probabilities
+    score: float  # the sum of the log-probabilities of `ids`
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class _Search:
     source: tuple[int, ...]  # empty if there is none
     slots: range  # its sequences in the cache
     beams: list[Beam]
-    hypotheses: list[Hypothesis] = field(default_factory=list)  # the best ones, the best first
+    hypotheses: list[Hypothesis] = field(default_factory=list)  # the best hypotheses, the highest score first
     done: bool = False
 
     def segments(self, cached: bool) -> list[Segment]:
-        """Returns the unread tokens of each beam; without a cache, all its tokens."""
+        """Returns the unread tokens of each beam; without a cache, all tokens of each beam."""
         whole = [(beam.slot, [*self.prompt, *beam.ids]) for beam in self.beams]
         if not cached or not self.beams[0].ids:
             return [Segment(slot, 0, ids) for slot, ids in whole]
@@ -81,7 +81,7 @@ def search(
 ) -> Iterator[Event]:
     """Searches for the texts of prompts with `config.beams` beams and yields their events.
 
-    The samples of a prompt are its `config.num_samples` best hypotheses, the best first. The arguments are those of
+    The samples of a prompt are its `config.num_samples` best hypotheses, the best first. Takes the arguments of
     `engine.generate`, which has checked them.
     """
     return _Searcher(backend, tokenizer, config, end_ids, details, how or EngineConfig()).run(
@@ -105,7 +105,7 @@ class _Searcher:
         self._end_ids, self._details, self._cached = end_ids, details, how.cached
         self._at_once = max(how.at_once // config.beams, 1)
         self._vocab_size = tokenizer.vocab_size
-        self._candidates = max(2, 1 + len(end_ids)) * config.beams  # so that enough of them go on
+        self._candidates = max(2, 1 + len(end_ids)) * config.beams  # enough candidates for all beams, even if some end
 
     @torch.inference_mode()
     def run(self, prompts: Sequence[tuple[int, ...]], sources: Sequence[tuple[int, ...]]) -> Iterator[Event]:
@@ -182,7 +182,7 @@ class _Searcher:
             self._move(cache, search, going_on)
 
     def _move(self, cache: SequenceCache, search: _Search, chosen: Sequence[tuple[float, int, int]]) -> None:
-        """Makes the chosen candidates the beams, each with the sequence of its parent or with a copy of it."""
+        """Makes the chosen candidates the beams. Each continues its parent's sequence, or a copy of that sequence."""
         parents = search.beams
         kept = {parents[parent].slot for _, parent, _ in chosen}
         free = [slot for slot in search.slots if slot not in kept]
@@ -221,7 +221,7 @@ class _Searcher:
                 yield from text.close("length")
 
     def _described(self, search: _Search, hypothesis: Hypothesis) -> list[Token]:
-        """Returns the Token events of a hypothesis, which is read again for this."""
+        """Returns the Token events of a hypothesis, whose logits are recomputed."""
         assert self._details is not None
         ids, cache = hypothesis.ids, self._backend.new_cache(1)
         if search.source:

@@ -45,7 +45,7 @@ def candidates(
 def candidates_for_masks(
     model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], temperatures: Sequence[float], count: int
 ) -> tuple[Candidates, ...]:
-    """Returns the `count` most probable tokens for each mask of a text, which an encoder alone reads.
+    """Returns the `count` most probable tokens for each mask of a text, from an encoder alone.
 
     Every mask is predicted from the whole text, in which the other masks remain. The first token is the most probable.
     Raises BadInput for a text that has no mask or is longer than the context. Raises UsageProblem for a temperature

@@ -14,9 +14,10 @@ from attncli.generation.bias import with_token_ids
 
 
 def target_and_source(loaded: LoadedModel, ids: list[int], target: str | None) -> tuple[list[int], list[int] | None]:
-    """Returns the prompt of the decoder and its source, for ids from `loaded.prompt`.
+    """Returns the decoder's prompt and its source, given ids from `loaded.prompt`.
 
-    `target` is the beginning of a translation. Raises UsageProblem for a target if the model does not translate.
+    The source is None if the model does not translate. `target` is the beginning of a translation. Raises UsageProblem
+    for a target if the model does not translate.
     """
     if loaded.translates:
         return loaded.target(target or ""), ids
