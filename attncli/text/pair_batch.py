@@ -1,15 +1,15 @@
 """Makes the batch of pairs of a training step: pairs of similar length, up to a number of tokens.
 
 The pairs of an epoch are ordered by length, and the order is cut into batches. The cuts depend only on the lengths of
-the pairs, so every epoch has the same number of batches, and step -> (epoch, index) is a division. Every epoch draws
-anew which of the pairs with equal lengths come first, and the order of the batches. So a batch is a pure function of
+the pairs, so every epoch has the same number of batches, and a step divided by this number gives the epoch and the
+index of the batch. Every epoch shuffles the pairs of equal lengths, and the batches. So a batch is a pure function of
 the seed and the step.
 
 Pairs are ordered from the longest source to the shortest. Pairs with sources of the same length are ordered by their
 target, ascending and descending in turn, so that neighbors are similar where the length of the source changes. A batch
 ends when another pair would exceed `batch_tokens`. It also ends where the length of the source changes, if it is at
-least three quarters full: then all its sources have the same length, and an encoder needs no mask. The last two batches
-share their pairs, so that the last one is not tiny.
+least three quarters full: then all its sources have the same length, and an encoder needs no mask. The pairs of the
+last two batches are divided evenly between them, so that the last batch is not tiny.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attncli.errors import BadInput
 from attncli.text.pair_tokens import IdLists, PairTokens
 
 IGNORED = -100  # the label of a padded position: the default `ignore_index` of PyTorch's cross-entropy
-_FULL = 0.75  # the share of `batch_tokens` from which a batch ends where the length of the source changes
+_FULL = 0.75  # of `batch_tokens`: a batch with this share ends where the length of the source changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class PairBatches:
             batch_tokens: the largest number of padded tokens of a batch: rows x (longest source + longest target).
             seed: decides the order of the pairs in every epoch.
             start: the id that a decoder reads first.
-            pad: the id that pads.
+            pad: the id of the padding token.
 
         Raises BadInput if there are no pairs, or if a single pair has more than `batch_tokens` tokens.
         """
@@ -105,12 +105,12 @@ class PairBatches:
         return self._made(self._rows, int(self._order[index]))
 
     def in_order(self) -> Iterator[PairBatch]:
-        """Yields the batches of one epoch by length, for an evaluation. It does not depend on the seed."""
+        """Yields the batches of one epoch by length, for an evaluation. The batches do not depend on the seed."""
         rows = np.argsort(self._key, kind="stable")
         return (self._made(rows, index) for index in range(len(self)))
 
     def _shuffle(self, epoch: int) -> None:
-        """Draws the order of an epoch: of the pairs of equal lengths, and of the batches."""
+        """Shuffles the pairs of equal lengths, and the batches, for an epoch."""
         generator = np.random.default_rng((self._seed, epoch))
         shuffled = generator.permutation(len(self._key))
         self._rows = shuffled[np.argsort(self._key[shuffled], kind="stable")]
@@ -147,7 +147,7 @@ def _cuts(source: NDArray[np.int64], target: NDArray[np.int64], most: int) -> ND
             at = max(at, min(last, end))
     middle = (cuts[-2] + len(source)) // 2 if len(cuts) > 1 else 0
     if (len(source) - middle) * int(source[middle] + target[middle:].max()) <= most and middle < cuts[-1]:
-        cuts[-1] = middle  # the last two batches share their pairs
+        cuts[-1] = middle  # the last two batches get equal numbers of pairs
     return np.array([*cuts, len(source)], np.int64)
 
 

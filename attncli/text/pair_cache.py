@@ -65,7 +65,7 @@ def read_pair_entry(entry: Path, pairs: Mapping[str, Pairs]) -> TokenizedPairs |
 
 
 def _part(path: Path, pairs: Pairs, tokenizer: Tokenizer) -> PairTokens:
-    """Reads one part. `path` is the common beginning of its files. Raises the errors of `_stored`."""
+    """Reads one part. `path` is the prefix of the part's files. Raises the errors of `_stored`."""
     source, target = (_stored(f"{path}.{side}", len(pairs), tokenizer) for side in ("source", "target"))
     return PairTokens(pairs, source, target)
 

@@ -103,7 +103,7 @@ def pairs_of(file: OpenFile) -> Iterator[Pair]:
 
 
 def pairs_of_lines(source: OpenFile, target: OpenFile) -> Iterator[Pair]:
-    """Yields the pairs of two files: line i of the one and line i of the other. Skips lines that are blank in both.
+    """Yields the pairs of two files: line i of the first and line i of the second. Skips lines that are blank in both.
 
     Raises BadInput for files with different numbers of lines, and for a line that is blank in only one file.
     """

@@ -1,4 +1,4 @@
-"""Tells which files a run trains on, and how they are read: as text, as files of pairs, or as two parallel files."""
+"""Returns the files that a run trains on, and their kind: text, files of pairs, or two parallel files."""
 
 from __future__ import annotations
 

@@ -113,15 +113,15 @@ def _id_lists(texts: StringArray, tokenizer: Tokenizer, meter: ProgressMeter) ->
     """Returns the ids of texts, each between the tokens that the tokenizer adds before and after a text."""
     if tokenizer.closing != (tokenizer.end_of_text,):
         raise BadCheckpoint(
-            "The tokenizer does not add one token after a text, so a model could not tell where a translation ends.",
-            "Train on pairs with a new tokenizer, or with that of an encoder-decoder model.",
+            "The tokenizer must add exactly one token after a text: a model needs it to end a translation.",
+            "Train on pairs with a new tokenizer, or with the tokenizer of an encoder-decoder.",
         )
     encoder = Encoder(tokenizer, ends=True)
     opening = np.asarray(tokenizer.opening, dtype_of(tokenizer))
     ids, lengths = [], []
     for group in batches((text, True) for text in texts):
         some = encoder.encode(group)
-        # A word of a BPE tokenizer never has the id of the end. Other tokenizers count the ids of every text.
+        # In BPE, only an end token has the id of the end token. Other tokenizers count the ids of every text.
         ends = np.asarray(encoder.ends or np.flatnonzero(some == tokenizer.end_of_text) + 1, np.int64)
         sizes = np.diff(ends, prepend=0)
         ids.append(np.insert(some, np.repeat(ends - sizes, len(opening)), np.tile(opening, len(ends))))

@@ -27,8 +27,8 @@ from attncli.text.string_array import StringArray, StringArrayBuilder
 class Pairs:
     """Texts and their translations: text i of `source` is translated by text i of `target`.
 
-    `paths` are the files as they were given. `digest` is a hash of all texts, which does not depend on the format of
-    the file. A selection of pairs keeps both.
+    `paths` are the files as they were given. `digest` is a hash of all texts, independent of the format of the
+    files. A selection of pairs keeps both.
     """
 
     source: StringArray

@@ -1,9 +1,9 @@
 """The tokenizer of Marian: two SentencePiece models, for source and target texts, and a vocabulary that they share.
 
-A SentencePiece model file is a protocol buffer, which this module parses. Its pieces and scores become a Unigram model
+This module parses a SentencePiece model file, which is a protocol buffer. The pieces and scores become a Unigram model
 of the `tokenizers` library, which finds the same segmentation (Kudo, 2018). The pieces get the ids of `vocab.json`; a
-piece without an id is unknown. The files are untrusted. The library `sentencepiece` is only needed by the tests, which
-compare with it.
+piece without an id is unknown. The files are untrusted. Only the tests need the library
+`sentencepiece`, as a reference.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
 _SPACE = "▁"
 _END, _UNKNOWN, _PAD = "</s>", "<unk>", "<pad>"
-_NEVER = "\0"  # the name of the unknown piece, which no text contains
+_NEVER = "\0"  # the name of the unknown piece; no text contains this character
 _AGAIN = "Copy it again from its source."
 _LARGEST_ID = 1 << 22
-_UNIGRAM = 1  # a type of a model
+_UNIGRAM = 1  # the type of a unigram model
 _NORMAL, _USER_DEFINED = 1, 4  # types of a piece; the other types, such as control symbols, match no text
 _SHARE_OF_BEST = 0.1  # the score of a user-defined piece is its length times the best score, minus this number
 
@@ -75,7 +75,7 @@ class _Encoded:
 
 
 class _Backend:
-    """Gives the pieces of a Unigram tokenizer other ids. Has the methods of the library that `Tokenizer` calls."""
+    """Replaces the ids of a Unigram tokenizer by the ids of `vocab.json`. Has the methods that `Tokenizer` calls."""
 
     encode_special_tokens = True
 
@@ -101,7 +101,7 @@ class _Backend:
         """Encodes several texts, without special tokens."""
         codes = [_language_code(text) for text in texts]
         rests = [text[len(code) :] for text, code in zip(texts, codes, strict=True)]
-        found = self._unigram.encode_batch(rests, add_special_tokens=False)  # the fast one finds no pieces, only ids
+        found = self._unigram.encode_batch(rests, add_special_tokens=False)  # encode_batch_fast returns only ids
         return [self._encoded(code, one.tokens, one.offsets) for code, one in zip(codes, found, strict=True)]
 
     def _encoded(self, code: str, pieces: Sequence[str], spans: Sequence[tuple[int, int]]) -> _Encoded:
@@ -113,7 +113,7 @@ class _Backend:
         return _Encoded(ids, at, [0] * len(ids))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Decodes ids: concatenates their pieces, and replaces '▁' by a space, but not the first."""
+        """Decodes ids: concatenates their pieces, replaces '▁' by a space, and removes a space at the beginning."""
         return "".join(self._pieces.get(id_, _UNKNOWN) for id_ in ids).replace(_SPACE, " ").removeprefix(" ")
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
@@ -135,7 +135,7 @@ class _Backend:
         return self._pieces.get(id_)
 
     def to_str(self, pretty: bool = False) -> str:
-        """Returns the Unigram tokenizer as JSON, whose ids are not those of the vocabulary."""
+        """Returns the Unigram tokenizer as JSON. Its ids differ from the ids of the vocabulary."""
         return str(self._unigram.to_str(pretty))
 
 
@@ -210,7 +210,7 @@ class _Normalization:
 def _parse(data: bytes) -> tuple[list[tuple[str, float, int]], int, _Normalization]:
     """Returns the pieces (text, score, type), the type of the model, and the normalization of a model file.
 
-    The numbers of the fields are those of sentencepiece_model.proto. Raises ValueError, TypeError, IndexError or
+    The fields are numbered as in sentencepiece_model.proto. Raises ValueError, TypeError, IndexError or
     struct.error for data that is not such a file.
     """
     pieces, kind, normalization = [], _UNIGRAM, _Normalization()

@@ -11,7 +11,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-_AT_ONCE = 1 << 16  # texts whose positions are Python numbers at the same time
+_AT_ONCE = 1 << 16  # texts; limits the memory of their positions as Python numbers
 
 
 @dataclass(frozen=True, eq=False)

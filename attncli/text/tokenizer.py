@@ -34,7 +34,7 @@ MASK = "[MASK]"  # in a text for BERT, stands for a word to predict
 _LARGEST_FILE = 64 << 20  # the largest size of a tokenizer.json, in bytes
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode characters without a meaning
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_PADDING = ("<pad>", "[PAD]", "<|pad|>")  # names of the token that pads
+_PADDING = ("<pad>", "[PAD]", "<|pad|>")  # names of the padding token
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -165,7 +165,7 @@ class Tokenizer:
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The ids that the post-processor adds before a text, and those that it adds after a text."""
+        """The ids that the post-processor adds before a text, and the ids that it adds after a text."""
         with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
         ids, special = encoding.ids, encoding.special_tokens_mask
@@ -326,7 +326,7 @@ class Tokenizer:
         pieces = []
         for part in before:
             found = self._plain_pieces(part)
-            masked = part[sum(len(piece.completed) for piece in found) :] + MASK  # with the white space before it
+            masked = part[sum(len(piece.completed) for piece in found) :] + MASK  # with the white space before MASK
             pieces += [*found, Piece(self.mask, masked, len(masked.encode()))]
         return pieces + self._plain_pieces(last)
 
@@ -335,7 +335,7 @@ class Tokenizer:
         with _library_failures(self._may_panic):
             encoding = self._backend.encode(text, add_special_tokens=False)
         ids, spans = encoding.ids, encoding.offsets
-        if self._decoder["type"] == "WordPiece":  # which drops white space: it belongs to the next token, as in GPT-2
+        if self._decoder["type"] == "WordPiece":  # drops white space; here, the next token contains it, as in GPT-2
             ends = [0, *(end for _, end in spans)]
             spans = [(min(before, start), end) for before, (start, end) in zip(ends, spans, strict=False)]
         if not self._has_prefix(ids, spans):

@@ -46,8 +46,8 @@ def train_pair_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: 
     """Returns a tokenizer that is trained on the texts of both sides of pairs.
 
     Its first ids are the special tokens of M2M100 in transformers: 0 `<s>`, 1 `<pad>`, 2 `</s>`, 3 `<unk>`. The
-    post-processor adds `</s>` after a text. No text needs `<unk>`, because every byte has an id. The arguments and the
-    errors are those of `train_tokenizer`, with 260 ids in place of 257.
+    post-processor adds `</s>` after a text. No text needs `<unk>`, because every byte has an id. Arguments and errors
+    are as in `train_tokenizer`, with 260 ids in place of 257.
     """
     from tokenizers.processors import TemplateProcessing
 

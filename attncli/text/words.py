@@ -29,7 +29,7 @@ def split_words(text: str) -> list[str]:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Returns the first character of each word of a text, and the character after its last: 'No.' -> [(0, 2), (2, 3)].
+    """Returns the start and the end of each word of a text, in characters: 'No.' -> [(0, 2), (2, 3)].
 
     No span contains white space.
     """

@@ -72,7 +72,7 @@ def test_the_vocabulary_is_learned_from_both_sides_of_the_training_part():
 @settings(max_examples=30)
 @given(st.lists(st.lists(st.sampled_from([*"ab ü\n", "狗", "</s>", "the dog "]), min_size=1).map("".join), min_size=1))
 def test_the_ids_of_every_text_are_those_of_the_tokenizer(texts):
-    """Also if the tokenizer adds tokens before a text, or is none that attncli trains."""
+    """This also holds for tokenizers that add tokens before a text, and for tokenizers of other programs."""
     found = pairs_from((Pair(text, text[::-1]) for text in texts), ["-"])
     for tokenizer in TOKENIZERS:
         tokens = tokenize_pairs(found, tokenizer, ProgressMeter(None, Progress("tokenizing", 0, None)))
@@ -100,7 +100,7 @@ TOKENIZERS = [
 
 
 def test_a_tokenizer_that_ends_no_text_is_refused():
-    with pytest.raises(BadCheckpoint, match="does not add one token after a text"):
+    with pytest.raises(BadCheckpoint, match="must add exactly one token after a text"):
         prepare_pairs(pairs_of(), CONFIG, tokenizer=train_tokenizer(["a"], "byte"))
 
 
