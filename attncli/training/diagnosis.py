@@ -24,7 +24,7 @@ _LATE = 0.75  # a loss was still falling at the end if it fell after this share 
 _LITTLE_TEXT = 50_000  # a text with fewer tokens is called small
 _DROPOUTS = (0.1, 0.2, 0.3)
 _SMOOTHED_REPORTS = (
-    20  # of a run on pairs; a report covers few batches, whose losses differ with the length of the pairs
+    20  # reports whose losses are averaged in a run on pairs: the loss of a batch depends on the length of its pairs
 )
 
 

@@ -139,7 +139,7 @@ def run_job(
 
 
 def _task(corpus: TrainingCorpus, plan: Plan, borders: Borders | None) -> Task:
-    """Returns the task of a run. `borders` are those of the model to fine-tune, or of the resumed run."""
+    """Returns the task of a run. `borders` are the start and end tokens of a fine-tuned or resumed model."""
     return task_of(corpus, None if borders is None else borders.start_of_text).within(plan.context)
 
 
@@ -172,7 +172,7 @@ def _most_characters(seconds: float, device: str) -> int:
 
 
 def _notes(plan: Plan, spent: float) -> Iterator[str]:
-    """Yields notes on the time of a run. `spent` are the seconds since the command started."""
+    """Yields notes on a busy machine, and on too little time. `spent` is the time since the command started."""
     if plan.seconds is not None and plan.busy >= _BUSY:
         yield f"this machine is busy: a step took {plan.busy:.1f} times its CPU time; the plan may be too small"
     if plan.seconds is not None and spent > plan.seconds / 2:

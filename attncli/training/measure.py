@@ -72,7 +72,7 @@ class StepTimer:
 def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, recompute: bool = False) -> StepTime:
     """Measures the median time of a few training steps on this device, with a temporary model.
 
-    Of a very large step, only a part is computed, and the time is scaled up, because a whole step could take hours.
+    For a very large step, measures a part and scales the time up, because a whole step could take hours.
     """
     on_cpu = setup.device.type == "cpu"
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS

@@ -96,7 +96,7 @@ def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: b
 def _numbers_per_token(model: ModelConfig, setup: StepSetup, recompute: bool) -> int:
     """Returns how many activations a step stores per token.
 
-    In an encoder-decoder, half of the tokens pass the encoder, and the others the decoder.
+    In an encoder-decoder, the encoder is assumed to read half of the tokens, and the decoder the other half.
     """
     weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # attention weights; not stored on a GPU
     attention, feed_forward = 12 * model.width + weights, 4 * model.width + 4 * model.feed_forward_width

@@ -26,7 +26,7 @@ def summarize_pairs(
     metrics: Iterable[Mapping[str, Any]],
     naming: Naming = str,
 ) -> RunSummary:
-    """Returns the summary of a finished run on pairs. The arguments are those of `Task.summarize`."""
+    """Returns the summary of a finished run on pairs. Takes the arguments of `Task.summarize`."""
     assert result.best is not None
     val = corpus.val
     examples = translations(loaded.model, val, shown_pairs(val), loaded.tokenizer, loaded.start_of_text)
@@ -49,5 +49,5 @@ def summarize_pairs(
 
 
 def translating_seconds(seconds: float) -> float:
-    """Returns the time for translating validation sources after a run of `seconds`."""
+    """Returns the seconds that may be spent on translating validation sources after a run of `seconds`."""
     return min(recipe.TRANSLATING_SHARE * seconds, recipe.TRANSLATING_SECONDS)

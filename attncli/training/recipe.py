@@ -121,35 +121,35 @@ CPU_CHARACTERS_PER_SECOND, GPU_CHARACTERS_PER_SECOND = 100_000, 1_000_000
 MEMORY_SHARE = 0.8  # the share of the device's memory that a run may use
 COPIED_STATE = 256 << 20  # bytes; a larger state is copied and written in the background ("Saves")
 
-# Pairs: an encoder-decoder that translates. The numbers above hold for pairs too, unless one here replaces them.
-PAIR_MUON_LR = 0.015  # between 0.01 and 0.02; 0.04 is worse ("The recipe for pairs")
+# Pairs: an encoder-decoder that translates. The numbers above apply to pairs too, unless a number below replaces them.
+PAIR_MUON_LR = 0.015  # 0.01 and 0.02 were measured, 0.04 is worse ("The recipe for pairs")
 PAIR_ADAMW_LR = 0.0025
 PAIR_LABEL_SMOOTHING = 0.1  # Szegedy et al., 2016; a usual value for translation
-PAIR_DROPOUTS = ((3, 0.0), (10, 0.1), (math.inf, 0.2))  # as DROPOUTS; up to 1 epoch measured ("The recipe for pairs")
+PAIR_DROPOUTS = ((3, 0.0), (10, 0.1), (math.inf, 0.2))  # as DROPOUTS; measured up to 1 epoch ("The recipe for pairs")
 PAIR_MOST_EPOCHS = 60
-PAIR_SHAPES = (  # LAYERSxWIDTH of the encoder and of the decoder, ascending in parameters
+PAIR_SHAPES = (  # LAYERSxWIDTH of each stack, ascending in parameters
     *("1x64", "2x64", "2x128", "3x128", "3x192", "3x256", "4x256", "4x384", "6x384", "6x512"),
 )
-PAIR_TOKENS_PER_PARAMETER = 0.7  # target tokens that are enough for a shape, per parameter
+PAIR_TOKENS_PER_PARAMETER = 0.7  # the fewest target tokens per parameter of a shape
 PAIR_MEASURED_FIRST = "2x128"
 PAIR_HEAD_WIDTH = 32
 PAIR_FEED_FORWARD_RATIO = 4.0
-PAIR_CONTEXT = 256  # tokens of a side, its end included; longer pairs are left out
-# Padded tokens of a step, of both sides together: rows of (largest number of seconds of a run, tokens).
+PAIR_CONTEXT = 256  # the most tokens of a side, with its end token; longer pairs are left out
+# Rows of (longest run in seconds, padded tokens of both sides in a step).
 PAIR_CPU_BATCHES = ((1200, 2048), (3600, 4096), (math.inf, 8192))  # "The recipe for pairs"
 PAIR_GPU_BATCHES = ((math.inf, 32768),)
 PAIR_EVALUATION_TOKENS = 2048  # the fewest target tokens that an evaluation scores
 SHOWN_TRANSLATIONS = 3  # validation sources whose translations are shown at an evaluation and after the run
 LONGEST_SHOWN_SOURCE = 60  # bytes
-# The translations of validation sources that BLEU and chrF2 of the summary are computed on.
-MOST_TRANSLATED = 2000  # sources
-TRANSLATING_SHARE, TRANSLATING_SECONDS = 0.05, 20.0  # of a timed run; the smaller time applies
-SEARCHED_BYTES_PER_SECOND = 2e6  # of training sources, for the baseline of the nearest source
+# BLEU and chrF2 of the summary are computed on translations of validation sources.
+MOST_TRANSLATED = 2000  # the most validation sources to translate
+TRANSLATING_SHARE, TRANSLATING_SECONDS = 0.05, 20.0  # the smaller one limits translation: a share of the run, seconds
+SEARCHED_BYTES_PER_SECOND = 2e6  # how fast the baseline of the nearest source searches the training sources
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The numbers of the recipe that a task has of its own."""
+    """The numbers of the recipe that differ between tasks."""
 
     muon_lr: float
     adamw_lr: float

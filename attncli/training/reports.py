@@ -55,7 +55,7 @@ class Plan:
     closing_windows: int | None  # windows or pairs of the validation part that the final evaluation scores; None: all
     closing_seconds: float  # the time reserved for the final evaluation, the last save and the judgment
     memory_bytes: int  # the estimated peak memory
-    train_tokens: int  # tokens that an epoch predicts: of a text, or of the targets of pairs
+    train_tokens: int  # tokens that an epoch predicts; for pairs, target tokens
     train_bytes: int
     reasons: dict[str, str]
     save_dtype: str = TrainConfig.save_dtype  # the type of the saved weights; not recorded by earlier versions
@@ -166,7 +166,7 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class Translation:
-    """A source, the translation by the model, and a reference: the target of the pair."""
+    """The source of a pair, the model's translation, and the target of the pair as the reference."""
 
     source: str
     output: str

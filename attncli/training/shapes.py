@@ -34,9 +34,9 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
 
 
 def pair_shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """Returns the config of a new model that translates: M2M100 of transformers, with as many layers in each stack.
+    """Returns the config of a new model that translates: the shape of M2M100, with `layers` layers in each stack.
 
-    The recipe sets the width of heads and of the feed-forward layer.
+    The recipe sets the widths of heads and of the feed-forward part.
     """
     heads = width // recipe.PAIR_HEAD_WIDTH
     return ModelConfig(

@@ -107,7 +107,7 @@ def choose_context(
 
 
 def refuse_longer_than(start: ModelConfig | None, context: int) -> None:
-    """Raises UsageProblem for a context longer than that of `start`, the model to fine-tune."""
+    """Raises UsageProblem for a context longer than the context of `start`, the model to fine-tune."""
     if start is not None and context > start.context:
         most = f"the model to fine-tune has a context of {start.context}"
         raise UsageProblem.naming(

@@ -1,4 +1,4 @@
-"""Summarizes a finished run: loads its model and judges it, as the task of the run does."""
+"""Summarizes a finished run: loads its model, and calls the summary of its task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Summarizes a finished run on a text: its score with baselines, how much of a sample was copied, a diagnosis."""
+"""Summarizes a finished run on a text: its score with baselines, the copied share of a sample, a diagnosis."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def summarize_text(
 ) -> RunSummary:
     """Returns the summary of a finished run on a text: generates a sample, and judges the run.
 
-    The arguments are those of `Task.summarize`.
+    Takes the arguments of `Task.summarize`.
     """
     assert result.best is not None
     ids = final_sample(loaded, plan)

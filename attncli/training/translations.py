@@ -51,7 +51,7 @@ def shown_pairs(val: PairTokens) -> list[int]:
 def translations(
     model: Transformer, val: PairTokens, chosen: Sequence[int], tokenizer: Tokenizer, start: int
 ) -> tuple[Translation, ...]:
-    """Returns the translations of the chosen pairs' sources, with the pairs' targets as references."""
+    """Translates the sources of the chosen pairs, and returns them with the targets as references."""
     outputs = greedy(model, [val.source[at].tolist() for at in chosen], tokenizer, start)
     pairs = [val.pairs[at] for at in chosen]
     return tuple(Translation(pair.source, text, pair.target) for pair, text in zip(pairs, outputs, strict=True))
@@ -64,7 +64,7 @@ def greedy(model: Transformer, sources: Sequence[Sequence[int]], tokenizer: Toke
 
 
 def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams: int = 1) -> list[str]:
-    """Returns the translations of texts: greedy, or with beam search. A text longer than the context is cut."""
+    """Returns the translations of texts: greedy, or with beam search. A text longer than the context is truncated."""
     tokenizer, context = loaded.tokenizer, backend.config.context
     most = context - len(tokenizer.opening) - len(tokenizer.closing)
     ids = [[*tokenizer.opening, *found[:most], *tokenizer.closing] for found in tokenizer.encode_batch(list(texts))]
@@ -75,7 +75,7 @@ def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams
 
 
 def _longest(sources: Sequence[Sequence[int]], room: int) -> int:
-    """Returns the most tokens of a translation, for sources as ids. A translation may use the `room` of the context."""
+    """Returns the largest number of tokens of a translation, given the sources' ids, and the `room` in the context."""
     return max(min(_LONGEST_TIMES * max(map(len, sources)) + _LONGEST_PLUS, room), 1)
 
 

@@ -1,6 +1,6 @@
-"""Task: what a run learns and from what. It is everything in which training on a text and on pairs differ.
+"""Task: what a run learns. A task contains everything that differs between training on a text and training on pairs.
 
-The plan, the loop, the evaluations, the saves and the summary use a task, and do not know which one. `text.TextTask`
+The plan, the loop, the evaluations, the saves and the summary use a task without knowing its kind. `text.TextTask`
 learns to predict the next token of a text. `pairs.PairTask` learns to translate the sources of pairs to their targets.
 `registry.task_of` returns the task of a corpus.
 """
@@ -92,7 +92,7 @@ class Task(Protocol):
     ) -> Decision[int]:
         """Chooses the context of a run of `seconds`. `start` is the shape of the model to fine-tune.
 
-        Raises UsageProblem for a context longer than that of `start`, and BadInput for too little text.
+        Raises UsageProblem for a context longer than the context of `start`, and BadInput for too little text.
         """
 
     def choose_batch_size(self, config: TrainConfig, seconds: float, device: torch.device, context: int) -> int:
@@ -126,7 +126,7 @@ class Task(Protocol):
         """Estimates the time of the judgment after a run of `seconds`, without the final sample."""
 
     def notes(self, plan: Plan, start: LoadedModel | None) -> Iterator[str]:
-        """Yields what a user should know about the corpus before the run begins."""
+        """Yields notes on the corpus for the user, before the run begins."""
 
     # The run
 

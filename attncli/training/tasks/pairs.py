@@ -1,8 +1,8 @@
 """PairTask: learns to translate the sources of pairs to their targets.
 
 The model is an encoder-decoder. A step reads pairs of similar length, and predicts the tokens of their targets. A run
-counts these tokens only: tokens per second, `--tokens` and the loss per token are about target tokens, with the token
-that ends a target. The size of a batch counts the tokens of both sides, padding included, because they decide the time
+counts only these target tokens, including the end token of each target: in the tokens per second, in `--tokens` and in
+the loss per token. The size of a batch counts the tokens of both sides, padding included, because they decide the time
 and the memory of a step.
 """
 
@@ -42,9 +42,9 @@ _FEWEST_VALIDATION_PAIRS = 50  # with fewer pairs, a note says that the scores a
 
 @dataclass(frozen=True)
 class PairTensors:
-    """The pairs of a step, as `Transformer.translation_loss` reads them: source ids, source mask, inputs and labels.
+    """The arguments of `Transformer.translation_loss` for the pairs of a step: source ids, mask, inputs and labels.
 
-    Each has B rows; the mask may be None. `counts` are the tokens to predict in each row, on the CPU.
+    Each tensor has B rows; the mask may be None. `counts` are the numbers of tokens to predict in each row.
     """
 
     tensors: tuple[Tensor | None, ...]
@@ -68,7 +68,7 @@ class PairTensors:
 
 @dataclass(frozen=True)
 class PairTask:
-    """Learns to translate. `start` is the id that the decoder reads first. The methods are described in `base.Task`."""
+    """Learns to translate. `start` is the decoder's start token. `base.Task` describes the methods."""
 
     corpus: PairCorpus
     start: int
@@ -120,7 +120,7 @@ class PairTask:
     def choose_context(
         self, config: TrainConfig, seconds: float, device: torch.device, start: ModelConfig | None
     ) -> Decision[int]:
-        """Returns the recipe's context, or that of the model to fine-tune if it is shorter."""
+        """Returns the recipe's context, or the context of the model to fine-tune if this is shorter."""
         if config.context is not None:
             refuse_longer_than(start, config.context)
             return Decision(config.context)
@@ -129,7 +129,7 @@ class PairTask:
         return Decision(recipe.PAIR_CONTEXT, "for a source and for a target")
 
     def choose_batch_size(self, config: TrainConfig, seconds: float, device: torch.device, context: int) -> int:
-        """Returns the padded tokens of a step, of both sides together: at least as many as the longest pair has."""
+        """Returns the number of padded tokens of a step, on both sides together: enough for the longest pair."""
         longest = self._longest_pair
         if config.batch_size is not None:
             if config.batch_size < longest:
@@ -137,7 +137,7 @@ class PairTask:
                 raise UsageProblem.naming(
                     lambda named: (
                         f"{named('batch_size')} {few}.",
-                        f"It counts the tokens of both sides. Give {named('batch_size')} {longest} or more.",
+                        f"A batch counts the tokens of both sides. Give {named('batch_size')} {longest} or more.",
                     )
                 )
             return config.batch_size
@@ -205,7 +205,7 @@ class PairTask:
         return PairTensors(pair_tensors(made, "cpu"), tuple(made.target_lengths.tolist()))
 
     def _made(self, seed: int, batch_size: int) -> PairBatches:
-        """Returns the batches of the training part, which are made once."""
+        """Returns the batches of the training part. Each combination of arguments is computed once."""
         key = seed, batch_size
         if key not in self._batches:
             self._batches[key] = PairBatches(
@@ -237,12 +237,12 @@ class PairTask:
         return translation_sampler(self.corpus.val, self.tokenizer, self.start, plan)
 
     def borders(self) -> Borders:
-        """Returns the token that the decoder of a new model reads first, and the token that ends a text."""
+        """Returns the start token and the end token of a new model."""
         end = self.tokenizer.end_of_text
         return Borders(self.start, frozenset() if end is None else frozenset({end}))
 
     def facts(self) -> dict[str, Any]:
-        """Returns the facts about the pairs for run.json. Characters, bytes and tokens are those of the targets."""
+        """Returns the facts about the pairs for run.json. Characters, bytes and tokens are counted in the targets."""
         train, val = self.corpus.train, self.corpus.val
         return {
             "sources": list(self.corpus.sources),

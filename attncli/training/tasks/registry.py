@@ -14,7 +14,7 @@ TrainingCorpus = Corpus | PairCorpus
 def task_of(corpus: TrainingCorpus, start: int | None = None) -> Task:
     """Returns the task that learns from a corpus.
 
-    `start` is the id that a decoder with an encoder reads first; by default, the token that ends a text.
+    `start` is the start token of an encoder-decoder; by default, its end token.
     """
     if isinstance(corpus, Corpus):
         return TextTask(corpus)

@@ -34,7 +34,7 @@ from attncli.training.step_setup import choose_context, usual_batch
 from attncli.training.tasks.base import Load, MicroBatch, Sampler
 from attncli.training.text_summary import summarize_text
 
-_DOCUMENTS_FOR_START = 10  # from this many training documents, a model learns how a document begins
+_DOCUMENTS_FOR_START = 10  # with fewer training documents, a model does not learn how a document begins
 _FEWEST_VALIDATION_TOKENS = 200  # with fewer tokens, a note says that the scores are rough
 _FEWEST_BYTES_PER_TOKEN = 1.5  # with fewer bytes, a note says that the tokenizer does not fit the text
 
@@ -57,7 +57,7 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class TextTask:
-    """Learns to predict the next token of a text. The methods are described in `base.Task`."""
+    """Learns to predict the next token of a text. `base.Task` describes the methods."""
 
     corpus: Corpus
 
