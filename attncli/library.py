@@ -239,7 +239,7 @@ class Model:
     ) -> Candidates:
         """Returns the `count` most probable next tokens of a text, with their probabilities at each temperature.
 
-        If the model translates, returns those of the translation of the text, after its beginning `target`. Raises
+        If the model translates, returns the next tokens of the translation, which begins with `target`. Raises
         BadInput for a text longer than the context, UsageProblem for a `target` if the model does not translate.
         """
         loaded = self._read(self._dtype)

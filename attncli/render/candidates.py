@@ -54,7 +54,7 @@ def candidates_screen(
 
 
 def _title(candidates: Candidates, pieces: Sequence[Piece]) -> str:
-    """Returns the title of the table; if the text has several masks, it says which one the table is for."""
+    """Returns the title of the table, with the number of the mask if the text has several masks."""
     if candidates.mask is None:
         return "What may come next, by temperature"
     name = pieces[candidates.mask].text.strip()

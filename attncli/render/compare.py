@@ -102,7 +102,7 @@ def _apart(finding: Comparison, width: int) -> list[RenderableType]:
             ),
         ]
     if finding.embedding is None:
-        why = "A norm follows every sum of this model, so the distance is no sum of what the tokens contribute."
+        why = "A norm follows every sum of this model, so the distance is not a sum of contributions."
         return [titled(question, f"distance {at}: {finding.distance:.3g}", width, 3), Text(why)]
     definition = (
         "pull: what a token contributes to the distance between the two streams, relative to the mean of both texts; "

@@ -39,7 +39,7 @@ def sources_csv(finding: Explanation) -> str:
 def write_weights(finding: EveryWeight, file: BinaryIO) -> None:
     """Writes `weights` (layers, heads, T, S), and the `ids` (S,) and `texts` (S,) of the columns, without pickles.
 
-    For an encoder-decoder, `row_ids` (T,) and `row_texts` (T,) are those of the rows. NumPy drops NUL characters at the
+    For an encoder-decoder, `row_ids` (T,) and `row_texts` (T,) describe the rows. NumPy drops NUL characters at the
     end of a text, so only the ids identify the tokens.
     """
     axes = finding.axes

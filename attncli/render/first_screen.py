@@ -129,7 +129,7 @@ def _sources_heading(finding: Explanation, width: int) -> Text:
 def _bars(finding: Explanation, width: int) -> RenderableType:
     """Returns a row for each named source, a row for all other sources, and a row for each source listed separately.
 
-    In a translation, the sources of the source text come first, then those of the target text. Each source that was cut
+    In a translation, the source text's tokens come first, then the target text's tokens. Each source that was cut
     is shown with the probability that is left for the prediction. The line below the bars gives the mean effect of
     cutting a random source.
     """
@@ -172,7 +172,7 @@ def _bars(finding: Explanation, width: int) -> RenderableType:
 
 
 def _groups(finding: Explanation) -> dict[str, range]:
-    """Returns the sources of each group: those of the source text and of the target text; otherwise one group."""
+    """Returns the sources by group. A translation has two groups, the source text and the target text."""
     split = finding.axes.sources
     if not split:
         return {"": range(len(finding.pieces))}

@@ -149,8 +149,8 @@ def heading_document(
 ) -> dict[str, Any]:
     """Returns the model and the tokens of a text as a JSON-ready dictionary.
 
-    `tokens` are the tokens of the columns, and `sources` the number of those that are of the source text, if the axes
-    are counted in words. For an encoder-decoder, `attention` is the attention shown, and `queries` are the rows.
+    If the axes are counted in words, `tokens` are the tokens of the columns, and `sources` is the number of tokens of
+    the source text. For an encoder-decoder, `attention` is the attention shown, and `queries` are the rows.
     """
     columns = axes.columns if tokens is None else tokens
     if axes.part is None:
@@ -195,7 +195,7 @@ def subject_document(subject: Subject, model: str, view: str) -> dict[str, Any]:
 
 
 def up_to(reach: int, figures: Floats) -> list[float | None]:
-    """Returns a figure for every source, as JSON values: null for the sources from `reach` on, which are masked."""
+    """Returns the figures of all sources as JSON values; null for masked sources, whose index is `reach` or more."""
     return [float(value) if at < reach else None for at, value in enumerate(figures)]
 
 

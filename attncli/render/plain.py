@@ -194,7 +194,7 @@ def _map(finding: Explanation) -> list[str]:
     head, unit = finding.map, finding.unit
     axes = head.axes
     names, rows = _distinct(axes.columns, unit), range(head.first_row, head.first_row + len(head.weights))
-    looks = "is predicted by a look" if axes.first else "looks"
+    looks = "is predicted by looking" if axes.first else "looks"
     lines = [f"In head {head.layer}.{head.head}{of_attention(axes)}, {_chosen(finding)}, by attention weight:"]
     for row in rows[:_ROWS]:
         weights = head.weights[row - head.first_row, : axes.reach[row]]

@@ -37,7 +37,7 @@ def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType
     subject, width = finding.subject, console.width
     wide = len(finding.query)
     head = f"{finding.layer}.{finding.head}"
-    busiest = not finding.asked_for and subject.reach > 1  # a token that attends only to itself does so in every head
+    busiest = not finding.asked_for and subject.reach > 1  # with a single visible token, all heads are equal
     which = f"{'Busiest head' if busiest else 'Head'} {head}{of_attention(subject.axes)}"
     title = f"{which}, the row {'that predicts' if subject.axes.first else 'of'} {named(subject, subject.focus)}"
     mask = ", mask" if _has_mask(subject.axes) else ""

@@ -32,7 +32,7 @@ def translation_screen(found: TranslationJudgement, beams: int = 1) -> Renderabl
     for name, one in rows:
         table.add_row(name, f"{one.bleu:.1f}", f"{one.chrf:.1f}")
     part = "" if found.scored == found.sources else f" of {found.sources:,}, spread evenly"
-    ratio = f"the translations have {score.length_ratio:.0%} of their words"
+    ratio = f"the translations have {score.length_ratio:.0%} of the targets' words"
     on = f"{plural(found.scored, 'source')}{part}, compared with {plural(score.references, 'target')}; {ratio}"
     signatures = Text(f"BLEU {score.bleu_signature}\nchrF2 {score.chrf_signature}", style="dim")
     return Group(table, Text(on, style="dim"), signatures)
@@ -56,7 +56,7 @@ def _document(score: TranslationScore | NotScored) -> dict[str, Any] | None:
 def pair_evaluation_screen(
     model: str, pairs: str, count: int, score: Score, found: TranslationJudgement, beams: int
 ) -> RenderableType:
-    """Returns the screen of `attncli eval` for `count` pairs: the score of their targets, and of translations."""
+    """Returns the screen of `attncli eval` for `count` pairs: the score on the targets, then BLEU and chrF2."""
     head = f"{model} on {pairs}: {plural(count, 'pair')}, {plural(score.scored, 'target token')} scored"
     return Group(Text(one_line(head), style="bold"), score_table(score), Text(), translation_screen(found, beams))
 
