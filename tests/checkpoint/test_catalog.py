@@ -78,7 +78,7 @@ def test_a_shipped_model_other_than_the_default_is_only_used_by_its_name(tmp_pat
 
 @pytest.mark.parametrize("other", catalog.SHIPPED[1:])
 def test_the_default_in_a_copy_of_the_repository_is_not_another_shipped_model(tmp_path, monkeypatch, capsys, other):
-    """The shipped models are in ./checkpoints, where the newest model is the default."""
+    """In a copy of the repository, ./checkpoints contains the shipped models."""
     ship(monkeypatch, tmp_path / catalog.MODELS_FOLDER)
     monkeypatch.chdir(tmp_path)
     assert find_model(None).name == catalog.DEFAULT

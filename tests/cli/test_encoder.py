@@ -167,7 +167,7 @@ def test_the_chance_of_a_head_is_that_of_attention_without_a_mask(bert, capsys):
         (["next", "The [MASK].", "--truncate"], "continues no text, so --truncate does not apply"),
     ],
 )
-def test_what_an_encoder_alone_cannot_do_is_said_in_a_line(bert, capsys, arguments, why):
+def test_a_command_that_an_encoder_alone_cannot_run_gives_the_reason(bert, capsys, arguments, why):
     assert run([*arguments, "-m", str(bert[1])]) == 2
     assert f"bert is an encoder alone, which {why}." in capsys.readouterr().err
 

@@ -126,7 +126,7 @@ def test_info_and_plot_show_a_run_on_pairs(there, capsys):
         (["eval", "toy", "en.txt"], 3, "en.txt, line 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_line(there, capsys, arguments, code, said):
+def test_options_and_files_that_do_not_fit_pairs_are_refused(there, capsys, arguments, code, said):
     got, _, err = ask(capsys, *arguments)
     assert got == code
     assert said in " ".join(err.split())

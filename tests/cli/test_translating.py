@@ -88,7 +88,7 @@ def test_a_long_text_is_refused_or_cut(translate):
         (("A", "--beams", "3", "--num-samples", "4"), "at least --beams 4"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(translate, arguments, message):
+def test_options_that_do_not_fit_a_translation_are_refused(translate, arguments, message):
     code, _, err = translate(*arguments)
     assert code == 2
     assert message in " ".join(err.split())

@@ -1,4 +1,4 @@
-"""Statistical alignment: expectations equal an enumeration of all alignments, and known words find each other."""
+"""Statistical alignment: expectations equal an enumeration of all alignments; corresponding words are linked."""
 
 from itertools import product
 
@@ -85,8 +85,8 @@ def test_the_likelihood_is_the_probability_of_the_targets():
     assert forward == pytest.approx(4 * np.log(1 / 3))
 
 
-def test_words_that_occur_together_find_each_other():
-    """The classic example: only "the" and "das" are in the same two pairs, and so on."""
+def test_words_that_occur_together_are_linked():
+    """The usual example: each source word occurs in the same pairs as exactly one target word."""
     for method in ("model1", "hmm"):
         aligner = Aligner(words(HOUSE), method, rounds=40)
         for source, target in (("the", "das"), ("house", "Haus"), ("book", "Buch"), ("a", "ein")):

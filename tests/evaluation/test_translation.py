@@ -46,7 +46,7 @@ def test_bleu_of_a_small_example():
 
 
 def test_the_best_of_several_references_counts():
-    """Every n-gram is in one of both references, and the nearer length has no brevity penalty."""
+    """One of the references contains each n-gram, and the reference of the nearer length gives no brevity penalty."""
     score = score_translations(["a b c d e"], References(("x",), (("a b c d", "z b c d e"),)))
     assert score.bleu == pytest.approx(100 * (5 / 5 * 4 / 4 * 3 / 3 * 1 / 2 * 2) ** (1 / 4))
     assert score.chrf == pytest.approx(sacrebleu.CHRF().sentence_score("a b c d e", ["a b c d", "z b c d e"]).score)
@@ -69,7 +69,7 @@ def test_scores_and_signatures_equal_sacrebleu_called_directly():
     assert (score.sentences, score.references) == (3, 5)
 
 
-def test_one_reference_each_is_the_plain_score():
+def test_a_single_reference_gives_the_bleu_of_one_list_of_references():
     translations = ["Der Hund schläft.", "Gib acht!"]
     references = References(("a", "b"), (("Der Hund schläft nicht.",), ("Gib bitte acht!",)))
     score = score_translations(translations, references)
@@ -78,7 +78,7 @@ def test_one_reference_each_is_the_plain_score():
 
 
 def test_a_missing_reference_is_not_an_empty_one():
-    """With "" in place of None, sacrebleu would take the length 0 for the nearest one, and BLEU would be too high."""
+    """With "" in place of None, the nearest reference length would be 0, and BLEU would be too high."""
     references = References(("a", "b"), (("x y z v w",), ("a b c d e", "a b c d e f")))
     score = score_translations(["x y", "a b c d e"], references)
     assert score.length_ratio == 7 / 10

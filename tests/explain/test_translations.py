@@ -138,7 +138,7 @@ def test_shares_sum_to_one(model, parts, measure):
 
 @torch.no_grad()
 def test_the_shares_of_both_attentions_are_the_norms_over_their_total(model):
-    """In a post-norm model, a norm is between the two: what self-attention adds is measured after it."""
+    """In a post-norm model, the output of self-attention is measured after the norm before cross-attention."""
     found = explain(read(model), TOKENIZER, Focus(token=2), check=False).sources
     crossing, own = seen_by(model, "cross").steps, seen_by(model, "decoder")
     for layer in range(model.config.layers):
@@ -190,7 +190,7 @@ def test_cutting_a_masked_edge_changes_nothing(model):
 
 @torch.no_grad()
 def test_without_all_edges_to_a_source_token_the_token_is_irrelevant_there(model):
-    """The query keeps its last key: all edges but those to the end token are cut, and the others are replaced."""
+    """The query keeps its last key: all edges except to the end token are cut, and the cut tokens are replaced."""
     text = translation()
     queries, last = len(text.inputs), len(text.source) - 1
     columns = read(model).columns

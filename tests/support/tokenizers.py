@@ -6,7 +6,7 @@ SENTENCES = ["The dog barked at the café, and the cat ran away.", "A dog runs; 
 
 
 def wordpiece() -> Tokenizer:
-    """Returns a tokenizer as that of bert-base-uncased."""
+    """Returns a tokenizer with the settings of bert-base-uncased."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
@@ -18,7 +18,7 @@ def wordpiece() -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
-    """Returns a tokenizer as that of T5."""
+    """Returns a tokenizer with the settings of T5."""
     made = Tokenizer(models.Unigram())
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -30,7 +30,7 @@ def unigram() -> Tokenizer:
 
 
 def roberta() -> Tokenizer:
-    """Returns a tokenizer as that of BART."""
+    """Returns a tokenizer with the settings of BART."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -36,7 +36,7 @@ def test_the_pieces_of_wordpiece_contain_the_white_space_before_them(text):
     assert sum(piece.text.endswith(MASK) for piece in pieces if piece.id == OURS["wordpiece"].mask) == text.count(MASK)
 
 
-def test_pieces_begin_with_their_space_and_names_too():
+def test_the_pieces_and_the_names_of_tokens_begin_with_their_space():
     tokenizer = OURS["wordpiece"]
     pieces = tokenizer.pieces(f"The dogs {MASK} at the Café.")
     assert [piece.text for piece in pieces] == ["The", " dog", "s", f" {MASK}", " at", " the", " Café", "."]

@@ -78,7 +78,7 @@ def test_the_ranks_of_a_step_share_the_batches_in_order(lengths, ranks, step):
 
 
 def test_the_order_varies_with_the_epoch_and_the_seed():
-    """Both the order of the batches and the choice among pairs of equal lengths. The widths of the batches stay."""
+    """The order of the batches and of pairs of equal lengths varies; the shapes of the batches do not."""
     tokens = made([(length % 4 + 3, 5) for length in range(400)])
 
     def epoch(seed, number):
@@ -115,7 +115,7 @@ def test_most_batches_of_many_pairs_have_sources_of_one_length_and_little_paddin
 
 
 def test_the_last_batch_is_not_tiny():
-    """101 pairs of 20 tokens in batches of 100 pairs."""
+    """Of 101 equal pairs, a batch has room for 100."""
     batches = batches_of(made([(10, 10)] * 101), budget=2000)
     assert sorted(len(batches.batch(i).rows) for i in range(2)) == [50, 51]
 

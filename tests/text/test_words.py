@@ -28,7 +28,7 @@ def test_words_and_punctuation_marks_are_separated(text, words):
 
 
 @given(st.text(st.sampled_from("aé1_ .,:'-’?\t\u3000\u0301東か\u200d\u00ad"), max_size=20) | st.text(max_size=20))
-def test_words_are_all_of_a_text_but_its_white_space_and_splitting_them_again_changes_nothing(text):
+def test_words_cover_the_text_without_white_space_and_splitting_is_idempotent(text):
     words = split_words(text)
     assert "".join(words) == "".join(text.split())
     assert all(words)
