@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_KEPT = 10  # of so many reports of a step, one is kept
+_KEPT = 10  # one report of a step is kept out of this many
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def of_attention(axes: MapAxes) -> str:
 
 
 def part_option(axes: MapAxes, default: str) -> str:
-    """Returns the option that shows this attention again: '--part encoder '; empty for the default of a view."""
+    """Returns the option for this attention: '--part encoder '; empty if a view shows this attention by default."""
     return f"--part {axes.part} " if axes.part in _ATTENTIONS and axes.part != default else ""
 
 

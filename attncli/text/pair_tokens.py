@@ -113,7 +113,7 @@ def _id_lists(texts: StringArray, tokenizer: Tokenizer, meter: ProgressMeter) ->
     """Returns the ids of texts, each between the tokens that the tokenizer adds before and after a text."""
     if tokenizer.closing != (tokenizer.end_of_text,):
         raise BadCheckpoint(
-            "The tokenizer must add exactly one token after a text: a model needs it to end a translation.",
+            "The tokenizer must add exactly one token after a text, so that a model can end a translation.",
             "Train on pairs with a new tokenizer, or with the tokenizer of an encoder-decoder.",
         )
     encoder = Encoder(tokenizer, ends=True)
