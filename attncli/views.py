@@ -347,16 +347,21 @@ def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions
     if isinstance(text, TextPair):
         return Reading.translated(loaded.model, text, [part] if (part := _part(view, options)) else BOTH)
     view.refuse_options(options, translates=False)
+    refuse_part(loaded, options.part)
+    return Reading.of(loaded.model, text)
+
+
+def refuse_part(loaded: LoadedModel, part: AttentionPart | None) -> None:
+    """Raises UsageProblem for an attention that a model with one stack does not have."""
     own = "decoder" if loaded.model.config.causal else "encoder"
-    if options.part not in (None, own):
+    if part not in (None, own) and not loaded.translates:
         lacking = "encoder" if own == "decoder" else "decoder"
         raise UsageProblem.naming(
             lambda name: (
-                f"{loaded.name} has no {lacking}, so it has no {name('part')} {options.part}.",
+                f"{loaded.name} has no {lacking}, so it has no {name('part')} {part}.",
                 f"Leave {name('part')} out.",
             )
         )
-    return Reading.of(loaded.model, text)
 
 
 def _part(view: View, options: ViewOptions) -> AttentionPart | None:

@@ -40,6 +40,7 @@ class LoadedModel:
     run: dict[str, Any]
     forced: tuple[int, ...] = ()  # the tokens with which every target begins after `start_of_text`
     banned: frozenset[int] = frozenset()  # tokens that an encoder-decoder never generates
+    forced_end: int | None = None  # the token that ends a target of an encoder-decoder at the limit of its length
 
     def prompt(self, text: str) -> list[int]:
         """Returns the ids that the model continues: the tokens that open every text, then the tokens of this text.
@@ -93,11 +94,11 @@ class LoadedModel:
             )
 
     def refuse_translator(self, what: str) -> None:
-        """Raises UsageProblem if the model is an encoder-decoder. `what` a command does: 'ablates a decoder alone'."""
+        """Raises UsageProblem if the model is an encoder-decoder. `what` a command does: 'measures one text'."""
         if self.translates:
             raise UsageProblem(
                 f"{self.name} translates, and this command {what}.",
-                'attncli explain "TEXT" shows its attention, and what a cut of it changes.',
+                'attncli explain "TEXT" shows each share beside its cut, and attncli ablate "TEXT" removes heads.',
             )
 
     @property
@@ -142,8 +143,11 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
         starts = {tokenizer.opening[0]}  # [CLS], which the settings of BERT do not name
     forced = tuple(token_ids(settings.get("forced_bos_token_id"), tokenizer)) if config.encoder_layers else ()
     banned = _banned(settings, tokenizer) if config.encoder_layers else frozenset[int]()
+    last = token_ids(settings.get("forced_eos_token_id"), tokenizer) if config.encoder_layers else set()
     run = folder.json_if_any(directory.RUN)
-    return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), run, forced, banned)
+    return LoadedModel(
+        model, tokenizer, path, min(starts), frozenset(ends), run, forced, banned, min(last, default=None)
+    )
 
 
 def _banned(settings: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:

@@ -7,9 +7,15 @@ from attncli.cli.shared import JSON, ModelSource, parse_head
 from attncli.cli.texts import text_or_file_end
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
+from attncli.explain.defaults import PARTS, REPLACEMENTS, AttentionPart, Replacement
 
 _TEXT = "The text, or a file that contains it; - reads standard input."
-_TOKEN = "The token whose prediction is measured, by index or word. Unset: the last."
+_PART = "For a model that translates: which attention to ablate. Unset: all three, each head in turn."
+_TARGET = "For a model that translates: the translation to measure. Unset: the model's own."
+_TOKEN = (
+    "The token whose prediction is measured, by index or word. Unset: the last, or for a model that translates the "
+    "whole translation."
+)
 _HEAD = "Ablate this head, such as 2.3 for head 3 of layer 2. Several heads are ablated together."
 _EDGE = (
     "Mask this edge: with 6:4, token 6 no longer attends to token 4. A word stands for all of its tokens. Several "
@@ -25,8 +31,10 @@ def ablate(
     source: ModelSource,
     head: tuple[str, ...] = option((), _HEAD, metavar="L.H"),
     edge: tuple[str, ...] = option((), _EDGE, metavar="QUERY:SOURCE"),
+    part: AttentionPart | None = option(None, _PART, choices=PARTS),
     token: str | None = option(None, _TOKEN),
-    with_: str = option("zero", _WITH, choices=("zero", "mean"), rare=True),
+    target: str | None = option(None, _TARGET, metavar="TEXT", rare=True),
+    with_: Replacement = option("zero", _WITH, choices=REPLACEMENTS, rare=True),
     json: bool = JSON,
     given: Given,
 ) -> None:
@@ -43,4 +51,4 @@ def ablate(
     read = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.bodies.ablate import run
 
-    run(read, source, heads, edge, token, "mean" if with_ == "mean" else "zero", json=json)
+    run(read, source, heads, edge, token, with_, part, target, json=json)

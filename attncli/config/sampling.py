@@ -149,6 +149,7 @@ class SampleConfig:
         limit=SEED,
         unset=draw_seed,
     )
+    forced_end: int | None = None  # the id of the last token that the limits allow, in a model that forces its end
 
     @property
     def draws(self) -> bool:

@@ -1,50 +1,45 @@
-"""Ablates heads or edges of attention, and measures how the prediction of the next token changes.
+"""Ablates heads or edges of attention, and measures how a prediction changes.
 
-A head is ablated by replacing its output before the output matrix. An edge is cut by setting its score to -inf before
-the softmax. Each row of a batch has its own ablation, so all heads take only a few forward passes. The weights of the
-model are not changed.
+For a decoder alone, the prediction is the most probable next token. For an encoder alone, it is the most probable token
+at a position. For an encoder-decoder, it is a token of the translation, or the whole translation with its end token.
+`ablated_pass` computes all ablations in a few forward passes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attncli.errors import UsageProblem
-from attncli.explain.knockout import Cut, Knockout
+from attncli.explain.ablated_pass import AblatedPass, Edge, Head, Means, Without
+from attncli.explain.defaults import AttentionPart, Replacement
 from attncli.explain.locate import find_span
-from attncli.explain.next_token import NextToken, highest, log_probabilities
-from attncli.explain.question import refuse_length, refuse_missing
-from attncli.explain.reading import TOKENS_AT_ONCE
-from attncli.model.stack import Block
-from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece, Tokenizer
+from attncli.explain.next_token import NextToken, highest, name_of
+from attncli.explain.question import MapAxes, default_row, refuse_length, refuse_missing
+from attncli.explain.reading import BOTH, Reading
+from attncli.text.tokenizer import Tokenizer
 
 _NEXT = 5
-
-Head = tuple[int, int]  # layer, head
-Edge = tuple[int, int]  # query, source
-Replacement = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The prediction of the next token, with some heads or edges ablated."""
+    """A prediction, with some heads or edges ablated."""
 
     heads: tuple[Head, ...]
     edges: tuple[Edge, ...]
-    log_probability: float  # in nats, of the token that the unablated model predicts
-    next_tokens: tuple[NextToken, ...]  # the most probable tokens under the ablation
+    log_probability: float  # in nats, of the token or the translation that is measured
+    next_tokens: tuple[NextToken, ...]  # the most probable tokens under the ablation; () for a whole translation
+    part: AttentionPart | None = None  # the attention with these heads or edges; None for a model with one stack
+    by_token: tuple[float, ...] = ()  # the log-probability of each token of a whole translation
 
     @property
     def probability(self) -> float:
-        """The probability of the token that the unablated model predicts."""
+        """The probability of the token or the translation that is measured."""
         return math.exp(self.log_probability)
 
 
@@ -52,196 +47,179 @@ class Effect:
 class Ablation:
     """The effects of ablating heads or edges on one prediction."""
 
-    pieces: tuple[Piece, ...]
-    layers: int
+    axes: MapAxes  # its rows are the tokens that can be measured; its columns the tokens that are read
+    layers: int  # of the decoder, or of the only stack
     heads: int
-    token: int  # the position whose next token is predicted
-    replacement: Replacement  # of a head's output: zeros, or its mean over the positions up to `token`
+    token: int | None  # the row whose prediction is measured; None: the whole translation
+    replacement: Replacement  # of a head's output: zeros, or its mean over the positions that the prediction reads
+    predicted: NextToken | None  # the token that is measured, with nothing ablated; None for a whole translation
     before: Effect  # with nothing ablated
     effects: tuple[Effect, ...]
+    parts: Mapping[AttentionPart, int] = field(default_factory=dict)  # the ablated attentions of an encoder-decoder,
+    # with their numbers of layers; empty for other models
 
     @property
-    def predicted(self) -> NextToken:
-        """The most probable token of the unablated model. Drops are measured for this token."""
-        return self.before.next_tokens[0]
+    def measured(self) -> range:
+        """The rows of the tokens of a whole translation, with its end token, without the tokens that are forced."""
+        rows = len(self.axes.rows)
+        return range(rows - len(self.before.by_token), rows)
+
+    @property
+    def target(self) -> str:
+        """The text of the whole translation, if it is measured."""
+        return "".join(self.axes.rows[at].completed for at in self.measured[:-1])
+
+    def named_edges(self, effect: Effect) -> list[Edge]:
+        """Returns the edges of an effect, with the indices by which users name tokens."""
+        first = 0 if effect.part == "encoder" else self.axes.first
+        return [(query + first, source) for query, source in effect.edges]
 
     def drop(self, effect: Effect) -> float:
-        """Returns the drop of the predicted token's log-probability under an ablation, in nats. A rise is negative."""
+        """Returns the drop of the log-probability under an ablation, in nats. A rise is negative."""
         return self.before.log_probability - effect.log_probability
 
 
-@dataclass(frozen=True)
-class Without:
-    """The heads and edges that are ablated in one row of a batch.
-
-    A head is given as (layer, head), and an edge as (query, source). An edge is cut in all heads.
-    """
-
-    heads: tuple[Head, ...] = ()
-    edges: tuple[Edge, ...] = ()
-
-
 def ablate(
-    model: Transformer,
+    reading: Reading,
     tokenizer: Tokenizer,
-    pieces: Sequence[Piece],
     removed: Sequence[Without] | None = None,
     *,
     token: int | None = None,
     replacement: Replacement = "zero",
 ) -> Ablation:
-    """Measures how much each ablation in `removed` lowers the log-probability of the most probable next token.
+    """Measures how much each ablation in `removed` lowers the log-probability of a prediction.
 
-    `token` is the position whose next token is predicted, by default the last. If `removed` is None, every head is
-    ablated in turn. `replacement` is what replaces a head's output: zeros, or its mean over the positions up to
-    `token`. The model must be in evaluation mode.
+    `token` is the row of attention whose prediction is measured. If it is None, the whole translation is measured, or
+    for a model with one stack the default row. If `removed` is None, every head of the attentions of the reading is
+    ablated in turn. `replacement` is what replaces a head's output: zeros, or its mean over the positions that the
+    prediction reads. The model must be in evaluation mode.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
-        UsageProblem: for a token, a head or an edge that does not exist.
+        UsageProblem: for a token, a head or an edge that does not exist, or that cannot affect the prediction.
     """
-    config = model.config
-    at = _checked_token(pieces, config.context, token)
+    for text in reading.texts:
+        refuse_length(text, reading.model.config.context)
+    axes = (reading if reading.translation is None else replace(reading, parts=BOTH)).axes
+    if token is not None:
+        refuse_missing("token", token, len(axes.rows), axes.first)
+    elif reading.translation is None:
+        token = default_row(axes)
     if removed is None:
-        removed = [Without(heads=((layer, head),)) for layer in range(config.layers) for head in range(config.heads)]
+        removed = [
+            Without(((layer, head),), (), part)
+            for part in reading.parts
+            for layer in range(reading.layers_of(part))
+            for head in range(reading.heads)
+        ]
     for without in removed:
-        _refuse_missing(without, config.layers, config.heads, len(pieces), at)
-    text = _Text(
-        model, tokenizer, torch.tensor([piece.id for piece in pieces], device=model.embedding.weight.device), at
-    )
+        _refuse_missing(without, reading, token)
+    measured = _Measured.of(reading, tokenizer, token)
     with torch.inference_mode():
-        before, means = text.whole()
-        kept = means if replacement == "mean" else None
-        effects = tuple(text.effects(removed, int(before.argmax()), kept))
-    whole = Effect((), (), float(before.max()), highest(before, tokenizer, _NEXT))
-    return Ablation(tuple(pieces), config.layers, config.heads, at, replacement, whole, effects)
+        before, targets, means = measured.unablated()
+        effects = tuple(measured.effects(removed, targets, means if replacement == "mean" else None))
+    translates = reading.translation is not None
+    parts = {part: reading.layers_of(part) for part in reading.parts} if translates else {}
+    predicted = None if token is None else measured.name(targets[0], before.probability)
+    shape = reading.layers_of("decoder"), reading.heads
+    return Ablation(axes, *shape, token, replacement, predicted, before, effects, parts)
 
 
 @dataclass(frozen=True)
-class _Text:
-    """The ids (T,) of a text, and the position whose prediction is measured."""
+class _Measured:
+    """The predictions of a reading that are measured: those of a whole translation, or that of one row."""
 
-    model: Transformer
+    reading: Reading
     tokenizer: Tokenizer
-    ids: Tensor
-    at: int
+    run: AblatedPass
+    whole: bool
 
-    def whole(self) -> tuple[Tensor, dict[int, Tensor]]:
-        """Returns the log-probabilities (known,) of the next token in the unablated model, and the heads' mean outputs.
+    @classmethod
+    def of(cls, reading: Reading, tokenizer: Tokenizer, token: int | None) -> _Measured:
+        """Returns the measurement of a row or, if `token` is None, of the translation without its forced tokens."""
+        forced = reading.translation.forced if reading.translation else 0
+        positions: Sequence[int] = range(forced, len(reading.pieces)) if token is None else [token]
+        return cls(reading, tokenizer, AblatedPass(reading, positions, tokenizer.vocab_size), token is None)
 
-        The mean outputs, layer -> (H, D), are means over the positions up to `at`.
-        """
-        means: dict[int, Tensor] = {}
-        with _hooked(self.model, _keeping_means(means, self.model.config.heads, self.at)):
-            return log_probabilities(self.model, self.ids[None], self.at, self.tokenizer.vocab_size)[0], means
+    def unablated(self) -> tuple[Effect, list[int], Means]:
+        """Returns the prediction of the unablated model, the ids that are measured, and the heads' mean outputs."""
+        logs, means = self.run.unablated()
+        if self.reading.translation is None:
+            targets = [int(each.argmax()) for each in logs]
+        else:
+            targets = [self.reading.translation.outputs[at].id for at in self.run.positions]
+        by_token = tuple(float(each[target]) for each, target in zip(logs, targets, strict=True))
+        return self._effect(Without(), by_token, self._likely(logs[0])), targets, means
 
-    def effects(self, removed: Sequence[Without], target: int, means: dict[int, Tensor] | None) -> Iterator[Effect]:
-        """Yields the effect of each ablation on the target's log-probability. Ablations are computed in batches."""
-        at_once = max(TOKENS_AT_ONCE // len(self.ids), 1)
-        for start in range(0, len(removed), at_once):
-            batch = removed[start : start + at_once]
-            for without, logs in zip(batch, self._log_probabilities(batch, means), strict=True):
-                yield Effect(without.heads, without.edges, float(logs[target]), highest(logs, self.tokenizer, _NEXT))
+    def effects(self, removed: Sequence[Without], targets: Sequence[int], means: Means | None) -> Iterator[Effect]:
+        """Yields the effect of each ablation on the log-probability of the targets, one for each position."""
+        for batch in self.run.batches(removed):
+            by_token: list[list[float]] = []  # for each position, the log-probabilities under each ablation
+            for logs, target in zip(self.run.log_probabilities(batch, means), targets, strict=True):
+                by_token.append(logs[:, target].tolist())
+                likely = [self._likely(row) for row in logs]
+            for without, values, tokens in zip(batch, zip(*by_token, strict=True), likely, strict=True):
+                yield self._effect(without, values, tokens)
 
-    def _log_probabilities(self, removed: Sequence[Without], means: dict[int, Tensor] | None) -> Tensor:
-        """Returns the log-probabilities (rows, known) of the next token. Row i is computed under the i-th ablation."""
-        heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
-        for row, without in enumerate(removed):
-            for layer, head in without.heads:
-                heads.setdefault(layer, []).append((row, head))
-        cuts = [Cut(frozenset(without.edges)) for without in removed]
-        observe = Knockout(cuts) if any(without.edges for without in removed) else None
-        rows = self.ids.expand(len(removed), -1)
-        with _hooked(self.model, _replacing(heads, means, self.model.config.heads)):
-            return log_probabilities(self.model, rows, self.at, self.tokenizer.vocab_size, observe)
+    def _likely(self, logs: Tensor) -> tuple[NextToken, ...]:
+        """Returns the most probable tokens of log-probabilities (known,); () if a whole translation is measured."""
+        return () if self.whole else highest(logs, self.tokenizer, _NEXT)
 
+    def _effect(self, without: Without, by_token: tuple[float, ...], likely: tuple[NextToken, ...]) -> Effect:
+        translates = self.reading.translation is not None
+        part = without.part if translates and (without.heads or without.edges) else None
+        return Effect(without.heads, without.edges, sum(by_token), likely, part, by_token if self.whole else ())
 
-def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> int:
-    """Returns the position whose prediction is measured, by default the last. Raises errors as `ablate` does."""
-    refuse_length(pieces, context)
-    at = len(pieces) - 1 if token is None else token
-    refuse_missing("token", at, len(pieces))
-    return at
+    def name(self, token: int, probability: float) -> NextToken:
+        """Returns the token of an id as a NextToken."""
+        return NextToken(token, name_of(self.tokenizer, token), probability)
 
 
-def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edge, ...]:
+def edges_between(axes: MapAxes, query: str, source: str) -> tuple[Edge, ...]:
     """Returns the edges from each token of the query word to each token of the source word, without masked edges.
 
-    A word is named by its text or its index. Raises UsageProblem for a word that does not occur in the text, or occurs
-    more than once.
+    The query is among the rows of the axes, and the source among the columns. A word is named by its text or its index.
+    Raises UsageProblem for a word that does not occur in the text, or occurs more than once.
     """
-    looking, seen = (range(first, last + 1) for first, last in (find_span(pieces, query), find_span(pieces, source)))
+    spans = find_span(axes.rows, query, axes.first), find_span(axes.columns, source)
+    looking, seen = (range(first, last + 1) for first, last in spans)
     pairs = [(at, to) for at in looking for to in seen]
     # If the mask forbids all edges, all are returned, and `ablate` raises an error.
-    return tuple((at, to) for at, to in pairs if to <= at and at > 0) or tuple(pairs)
+    return tuple((at, to) for at, to in pairs if to < axes.reach[at] and axes.reach[at] > 1) or tuple(pairs)
 
 
-Hook = Callable[[int, Tensor], Tensor]  # layer, outputs of all heads (B, T, H x D) -> the outputs to use
+def _refuse_missing(without: Without, reading: Reading, token: int | None) -> None:
+    """Raises UsageProblem for a head or an edge that does not exist, or that cannot affect the prediction of `token`.
 
-
-@contextmanager
-def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
-    """Applies a hook in every layer to the outputs of all heads, before the output matrix."""
-    with ExitStack() as hooks:
-        for layer, block in enumerate(model.blocks):
-
-            def before(module: nn.Module, inputs: tuple[Tensor], layer: int = layer) -> tuple[Tensor]:
-                return (hook(layer, inputs[0]),)
-
-            output = cast(Block, block).attention.output
-            hooks.enter_context(output.register_forward_pre_hook(before))
-        yield
-
-
-def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
-    """Returns a hook that stores the mean outputs of the heads in `means`: layer -> (H, D).
-
-    The mean is over the positions up to `last`.
+    `token` is a row, or None for all rows.
     """
-
-    def keep(layer: int, mixed: Tensor) -> Tensor:
-        means[layer] = mixed[0, : last + 1].view(last + 1, heads, -1).mean(0)
-        return mixed
-
-    return keep
-
-
-def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tensor] | None, heads: int) -> Hook:
-    """Returns a hook that replaces the outputs of heads with zeros or, if `means` is given, with means.
-
-    `removed` maps a layer to the outputs that are replaced in this layer, as (row, head) pairs.
-    """
-
-    def replace(layer: int, mixed: Tensor) -> Tensor:
-        if layer not in removed:
-            return mixed
-        parts = mixed.view(*mixed.shape[:2], heads, -1).clone()  # (B, T, H, D)
-        rows, which = (list(column) for column in zip(*removed[layer], strict=True))
-        parts[rows, :, which] = 0 if means is None else means[layer][which][:, None].to(parts.dtype)
-        return parts.flatten(2)
-
-    return replace
-
-
-def _refuse_missing(without: Without, layers: int, heads: int, tokens: int, at: int) -> None:
-    """Raises UsageProblem for a head or an edge that does not exist, or that cannot affect the prediction at `at`."""
     for layer, head in without.heads:
-        refuse_missing("layer", layer, layers)
-        refuse_missing("head", head, heads)
-    for query, source in without.edges:
-        _refuse_edge(query, source, tokens, at)
+        refuse_missing("layer", layer, reading.layers_of(without.part))
+        refuse_missing("head", head, reading.heads)
+    if without.edges:
+        one = reading if reading.translation is None else replace(reading, parts=(without.part,))
+        for query, source in without.edges:
+            _refuse_edge(query, source, one.axes, token if one.causal else None)
 
 
-def _refuse_edge(query: int, source: int, tokens: int, at: int) -> None:
-    """Raises UsageProblem for an edge that does not exist, or that cannot affect the prediction at `at`."""
-    refuse_missing("token", query, tokens)
-    refuse_missing("token", source, tokens)
-    if source > query:
+def _refuse_edge(query: int, source: int, axes: MapAxes, last: int | None) -> None:
+    """Raises UsageProblem for an edge that does not exist, or that cannot affect the prediction of the row `last`."""
+    refuse_missing("token", query, len(axes.rows), axes.first)
+    refuse_missing("token", source, len(axes.columns))
+    row, reach = axes.row_index(query), axes.reach[query]
+    if source >= reach and axes.squared:
         raise UsageProblem(
-            f"Token {query} cannot look at {source}, which comes later.", f"The opposite edge is {source}:{query}."
+            f"Token {row} cannot look at {source}, which comes later.", f"The opposite edge is {source}:{row}."
         )
-    if query > at:
-        message = f"Token {query} comes after token {at}, whose prediction is measured."
+    if source >= reach:
+        seen = f"tokens 0 to {reach - 1}" if reach > 1 else "token 0"
+        raise UsageProblem(f"Token {row} is predicted before token {source} is read.", f"It is predicted from {seen}.")
+    if last is not None and query > last:
+        message = f"Token {row} comes after token {axes.row_index(last)}, whose prediction is measured."
         raise UsageProblem.naming(lambda name: (message, f"Leave {name('token')} out."))
-    if query == 0:
-        raise UsageProblem("Token 0 can look at nothing but itself.", "Cut an edge of a later token, such as 2:0.")
+    if reach == 1:
+        other = 2 + axes.first
+        raise UsageProblem(
+            f"Token {row} can look at nothing but {'itself' if axes.squared else 'token 0'}.",
+            f"Cut an edge of a later token, such as {other}:0.",
+        )

@@ -1,7 +1,8 @@
 """Compares a word in two texts: the cosine of its residual streams by layer, and each token's part of their distance.
 
 A word of several tokens is compared at its last token, which attends to the whole word. With a causal mask, later
-tokens cannot affect the word, so each text is read only up to the word.
+tokens cannot affect the word, so each text is read only up to the word. An encoder-decoder reads both texts with its
+encoder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.explain.contributions import by_head, contribution_norms, normalized, through_output
 from attncli.explain.locate import Span, find_span
 from attncli.explain.question import Floats, layers_read, refuse_length
-from attncli.explain.reading import ids_of
+from attncli.explain.reading import read_text, text_stack
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.stack import Block
 from attncli.model.transformer import Transformer
@@ -62,6 +63,7 @@ class Comparison:
     distance: float  # the length of the difference of the two streams after `layer` layers
     feed_forward: float | None
     embedding: float | None  # the token embedding, plus the position embedding if positions are learned
+    of_encoder: bool = False  # whether the streams are those of the encoder of an encoder-decoder
 
 
 def compare(
@@ -85,7 +87,8 @@ def compare(
         BadInput: for a text without tokens, or a word beyond the context.
         UsageProblem: for a layer that does not exist.
     """
-    after = layers_read(model, layer)
+    layers = len(text_stack(model).blocks)
+    after = layers_read(layers, layer)
     one, other = (_read(model, text, at) for text, (_, at) in zip(texts, words, strict=True))
     difference = one.streams[after][one.at] - other.streams[after][other.at]
     distance = float(difference.norm())
@@ -100,7 +103,7 @@ def compare(
             WordInText(tuple(texts[0]), *words[0], pulls[0], _mean_shares(one, after)),
             WordInText(tuple(texts[1]), *words[1], pulls[1], _mean_shares(other, after)),
         ),
-        layers=model.config.layers,
+        layers=layers,
         heads=model.config.heads,
         cosines=_cosines(one, other),
         others=_cosines_of_others(one, other),
@@ -108,6 +111,7 @@ def compare(
         distance=distance,
         feed_forward=float(fed @ direction) if adds else None,
         embedding=float(embedded @ direction) if adds else None,
+        of_encoder=model.encoder is not None,
     )
 
 
@@ -207,11 +211,10 @@ class _Reading(Observer):
 
 def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
     """Runs a forward pass over a text, up to the token `at` if the mask is causal. Returns the recorded values."""
-    seen = pieces[: at + 1] if model.config.causal else pieces
+    seen = pieces[: at + 1] if model.config.causal and model.encoder is None else pieces
     refuse_length(seen, model.config.context)
     reading = _Reading(at, ids=[piece.id for piece in seen])
-    with torch.inference_mode():
-        model.hidden(ids_of(model, seen), observe=reading)
+    read_text(model, seen, reading)
     return reading
 
 
@@ -219,7 +222,7 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
     """Returns the pull of every source of each text, summed over the first `after` layers."""
     pulls = [torch.zeros(len(reading.ids), dtype=torch.float64) for reading in (one, other)]
     for layer in range(after):
-        module = cast(Block, model.blocks[layer]).attention
+        module = cast(Block, text_stack(model).blocks[layer]).attention
         # u.(W_h v) = (W_h' u).v, so W_h v (C,) is not computed for each source.
         back = through_output(direction, module.output.weight.detach().cpu().double(), module.heads)  # (H, D)
         given = [

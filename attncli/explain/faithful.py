@@ -115,13 +115,14 @@ def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]
     position, because a token always attends to itself.
     """
     last = len(ids) - 1
-    before = log_probabilities(model, ids[None], last, observe=Observer())[0]
+    before = log_probabilities(model, model.hidden(ids[None], observe=Observer())[:, last])[0]
     target = int(before.argmax())
     at_once = max(TOKENS_AT_ONCE // len(ids), 1)
     drops: list[float] = []
     for start in range(0, len(cuts), at_once):
         batch = [Cut(frozenset((last, source) for source in cut)) for cut in cuts[start : start + at_once]]
-        logs = log_probabilities(model, ids.expand(len(batch), -1), last, observe=Knockout(batch))
+        hidden = model.hidden(ids.expand(len(batch), -1), observe=Knockout(batch))
+        logs = log_probabilities(model, hidden[:, last])
         drops += (before[target] - logs[:, target]).tolist()
     return np.array(drops, np.float64)
 

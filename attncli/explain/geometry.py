@@ -16,7 +16,7 @@ from attncli.explain.chance import Chance, chance_among
 from attncli.explain.locate import find_span
 from attncli.explain.question import Floats, layers_read, refuse_length
 from attncli.explain.ranking import ranked
-from attncli.explain.reading import ids_of
+from attncli.explain.reading import read_text, text_stack
 from attncli.model.attention import Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -50,6 +50,7 @@ class Neighbors:
     among: Among
     nearest: tuple[Neighbor, ...]
     chance: Chance
+    of_encoder: bool = False  # whether the stream is that of the encoder of an encoder-decoder
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def neighbors_in_text(
 ) -> Neighbors:
     """Returns the tokens nearest to the residual stream of a word in a text, after `layer` layers (None: all layers).
 
+    In an encoder-decoder, the stream is that of the encoder.
+
     If `among` is 'vocabulary', the stream is compared with the embeddings of all tokens, including the word's last
     token. If `among` is 'text', the stream is compared with the streams of the other tokens of the text.
 
@@ -112,7 +115,7 @@ def neighbors_in_text(
         UsageProblem: for a word or a layer that does not exist.
     """
     refuse_length(text, model.config.context)
-    after = layers_read(model, layer)
+    after = layers_read(len(text_stack(model).blocks), layer)
     first, at = find_span(text, name)
     streams = _streams(model, text, after)
     if among == "text":
@@ -126,7 +129,8 @@ def neighbors_in_text(
         compared = _all_but(cosines, ())
         nearest = _nearest_tokens(tokenizer, cosines, compared, count)
     word = tuple(text[first : at + 1])
-    return Neighbors(word, tuple(text), at, after, among, nearest, chance_among(cosines[compared]))
+    chance = chance_among(cosines[compared])
+    return Neighbors(word, tuple(text), at, after, among, nearest, chance, of_encoder=model.encoder is not None)
 
 
 def analogy(
@@ -218,6 +222,5 @@ class _Stream(Observer):
 def _streams(model: Transformer, text: Sequence[Piece], after: int) -> Tensor:
     """Returns the residual stream (T, C) of the tokens of a text after `after` layers."""
     watch = _Stream(after)
-    with torch.inference_mode():
-        model.hidden(ids_of(model, text), observe=watch)
+    read_text(model, text, watch)
     return watch.stream

@@ -24,8 +24,9 @@ from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 
-HeadKind = Literal["previous", "duplicate", "induction", "sink"]
-HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")
+HeadKind = Literal["previous", "duplicate", "induction", "sink", "next", "itself", "end", "output", "input"]
+HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")  # of causal self-attention
+_IDLE: tuple[HeadKind, ...] = ("sink", "end", "itself")  # kinds of heads that bring nothing from other words
 _SHORTEST = 2
 _STANDS_OUT = 0.05  # the least (score - chance) / (1 - chance) of a head worth a look
 
@@ -34,7 +35,7 @@ _STANDS_OUT = 0.05  # the least (score - chance) / (1 - chance) of a head worth 
 class HeadScores:
     """The share of attention that every head puts on each pattern, on random tokens that are repeated once.
 
-    Scores have the shape (kinds, layers, heads), with the kinds in the order of HEAD_KINDS. A score is the mean weight
+    Scores have the shape (kinds, layers, heads), with the kinds in the order of `kinds`. A score is the mean weight
     over the rows in which the pattern is possible. If there is no such row, as in a layer whose window is too short,
     the score is NaN.
     """
@@ -45,6 +46,7 @@ class HeadScores:
     sequences: int  # number of sequences that the scores are averaged over
     seed: int
     errors: Floats | None = None  # standard errors of the scores, over the sequences; None for one sequence
+    kinds: tuple[HeadKind, ...] = HEAD_KINDS
 
     @property
     def layers(self) -> int:
@@ -58,25 +60,25 @@ class HeadScores:
 
     def score(self, kind: HeadKind, layer: int, head: int) -> float:
         """Returns one head's score; NaN for a head without a score."""
-        return float(self.scores[HEAD_KINDS.index(kind), layer, head])
+        return float(self.scores[self.kinds.index(kind), layer, head])
 
     def error(self, kind: HeadKind, layer: int, head: int) -> float | None:
         """Returns the standard error of one head's score; None if it is not known."""
-        error = math.nan if self.errors is None else float(self.errors[HEAD_KINDS.index(kind), layer, head])
+        error = math.nan if self.errors is None else float(self.errors[self.kinds.index(kind), layer, head])
         return error if math.isfinite(error) else None
 
     def chance(self, kind: HeadKind, layer: int) -> float:
         """Returns the score of uniform attention in a layer; NaN if the pattern is not possible in that layer."""
-        return float(self.chances[HEAD_KINDS.index(kind), layer])
+        return float(self.chances[self.kinds.index(kind), layer])
 
     def table(self, kind: HeadKind) -> list[list[float | None]]:
         """Returns every head's score, by layer and head; None for a head without a score."""
-        rows = self.scores[HEAD_KINDS.index(kind)].tolist()
+        rows = self.scores[self.kinds.index(kind)].tolist()
         return [[value if math.isfinite(value) else None for value in row] for row in rows]
 
     def ranked(self, kind: HeadKind) -> list[tuple[int, int]]:
         """Returns the (layer, head) of all heads that have a score, the highest first."""
-        scores = self.scores[HEAD_KINDS.index(kind)]
+        scores = self.scores[self.kinds.index(kind)]
         scored = np.flatnonzero(np.isfinite(scores)).tolist()
         return [divmod(at, self.heads) for at in ranked(scores.ravel(), scored)]
 
@@ -87,15 +89,17 @@ class HeadScores:
     def worth_a_look(self) -> tuple[HeadKind, int, int] | None:
         """Returns the kind, layer and head with the greatest (score - chance) / (1 - chance).
 
-        Returns None if no head stands out. Sinks are left out: a head that attends mostly to the start is usually idle.
+        Returns None if no head stands out. Heads that attend mostly to an end of the text or to the token itself are
+        left out, because such a head is usually idle.
         """
-        candidates: list[tuple[float, tuple[HeadKind, int, int]]] = []
-        for kind in HEAD_KINDS:
-            if kind != "sink" and (best := self.best(kind)) is not None:
-                score, chance = self.score(kind, *best), self.chance(kind, best[0])
-                candidates.append(((score - chance) / max(1 - chance, 1e-9), (kind, *best)))
-        above, head = max(candidates, default=(0.0, None))
+        candidates = [(self.margin(kind, *best), (kind, *best)) for kind in self.kinds if (best := self.best(kind))]
+        above, head = max((one for one in candidates if one[1][0] not in _IDLE), default=(0.0, None))
         return head if above > _STANDS_OUT else None
+
+    def margin(self, kind: HeadKind, layer: int, head: int) -> float:
+        """Returns (score - chance) / (1 - chance) of one head."""
+        score, chance = self.score(kind, layer, head), self.chance(kind, layer)
+        return (score - chance) / max(1 - chance, 1e-9)
 
 
 def patterns(ids: Tensor, window: int | None = None) -> Tensor:
@@ -113,22 +117,23 @@ def patterns(ids: Tensor, window: int | None = None) -> Tensor:
 
 
 def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
-    """Returns the mean weight on each pattern: weights (..., T, T), ids (T,) -> scores (kinds, ...).
+    """Returns the mean weight on each pattern of HEAD_KINDS: weights (..., T, T), ids (T,) -> scores (kinds, ...)."""
+    return mean_weight(weights, patterns(ids, window))
+
+
+def mean_weight(weights: Tensor, masks: Tensor) -> Tensor:
+    """Returns the mean weight on each pattern: weights (..., T, S), masks (kinds, T, S) -> scores (kinds, ...).
 
     The mean is over the rows in which the pattern is possible. If there is no such row, the score is NaN.
     """
-    masks = patterns(ids, window)
     on_pattern = torch.stack([(weights * mask).sum(-1) for mask in masks], -2)  # (..., kinds, T)
     eligible = masks.any(-1)
     return ((on_pattern * eligible).sum(-1) / eligible.sum(-1)).movedim(-1, 0)
 
 
-def chance(ids: Tensor, window: int | None = None, causal: bool = True) -> Tensor:
+def chance(ids: Tensor, window: int | None = None) -> Tensor:
     """Returns the scores of uniform attention under the mask and the window: ids (T,) -> (kinds,)."""
-    tokens = len(ids)
-    allowed = (
-        causal_mask(tokens, tokens, window, ids.device).double() if causal else torch.ones(tokens, tokens).double()
-    )
+    allowed = causal_mask(len(ids), len(ids), window, ids.device).double()
     return score(allowed / allowed.sum(-1, keepdim=True), ids, window)
 
 
@@ -160,7 +165,7 @@ def head_scores(
     sequences: int = HEAD_TEXTS,
     seed: int = 0,
 ) -> HeadScores:
-    """Scores every head of a model in evaluation mode, averaged over sequences drawn from the seed.
+    """Scores every head of a decoder alone in evaluation mode, averaged over sequences drawn from the seed.
 
     A sequence is the token `start`, then `length` random tokens with ids below `vocabulary`, then these tokens
     repeated. If `length` is None, the largest length that fits is used.
@@ -170,6 +175,27 @@ def head_scores(
         BadInput: for a model whose context is too short.
     """
     length = _checked_length(model.config, vocabulary, length)
+    refuse_no_sequences(sequences)
+    generator = torch.Generator().manual_seed(seed)
+    device = model.embedding.weight.device
+    rows = [repeats(start, length, vocabulary, generator).to(device) for _ in range(sequences)]
+    with torch.inference_mode():
+        scored = torch.stack([_scored(model, ids) for ids in rows])  # (sequences, kinds, L, H)
+    layers = range(model.config.layers)
+    config = model.config
+    chances = torch.stack([chance(rows[0].cpu(), config.window_of(layer)) for layer in layers], 1)
+    return averaged(scored, chances, length, seed, HEAD_KINDS)
+
+
+def averaged(scored: Tensor, chances: Tensor, length: int, seed: int, kinds: tuple[HeadKind, ...]) -> HeadScores:
+    """Returns the mean of the scores (sequences, kinds, L, H), with their standard errors."""
+    sequences = len(scored)
+    errors = None if sequences == 1 else (scored.double().std(0) / sequences**0.5).cpu().numpy()
+    return HeadScores(scored.mean(0).cpu().double().numpy(), chances.numpy(), length, sequences, seed, errors, kinds)
+
+
+def refuse_no_sequences(sequences: int) -> None:
+    """Raises UsageProblem for fewer than one sequence."""
     if sequences < 1:
         raise UsageProblem.naming(
             lambda named: (
@@ -177,16 +203,6 @@ def head_scores(
                 f"{HEAD_TEXTS} are enough for most purposes.",
             )
         )
-    generator = torch.Generator().manual_seed(seed)
-    device = model.embedding.weight.device
-    rows = [repeats(start, length, vocabulary, generator).to(device) for _ in range(sequences)]
-    with torch.inference_mode():
-        scored = torch.stack([_scored(model, ids) for ids in rows])  # (sequences, kinds, L, H)
-    errors = None if sequences == 1 else (scored.double().std(0) / sequences**0.5).cpu().numpy()
-    layers = range(model.config.layers)
-    config = model.config
-    chances = torch.stack([chance(rows[0].cpu(), config.window_of(layer), config.causal) for layer in layers], 1)
-    return HeadScores(scored.mean(0).cpu().double().numpy(), chances.numpy(), length, sequences, seed, errors)
 
 
 def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attncli.model.attention import Observer
 from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
@@ -48,9 +47,10 @@ def name_of(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.name(token) if token < tokenizer.vocab_size else ""
 
 
-def log_probabilities(
-    model: Transformer, ids: Tensor, at: int, known: int | None = None, observe: Observer | None = None
-) -> Tensor:
-    """Returns the log-probabilities (B, known) of the token after position `at` of ids (B, T), in float32 or wider."""
-    logits = model.unembed(model.hidden(ids, observe=observe)[:, at])[:, :known]
+def log_probabilities(model: Transformer, hidden: Tensor, known: int | None = None) -> Tensor:
+    """Returns the log-probabilities (B, known) of the next token, in float32 or wider.
+
+    `hidden` (B, C) is the residual stream of one position after the final norm.
+    """
+    logits = model.unembed(hidden)[:, :known]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -19,7 +19,6 @@ from attncli.text.tokenizer import MASK, Piece
 
 if TYPE_CHECKING:
     from attncli.explain.reading import Reading
-    from attncli.model.transformer import Transformer
 
 Floats = NDArray[np.float64]
 ROWS_AROUND = 40  # rows in the map of a long text
@@ -191,17 +190,17 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
         )
 
 
-def layers_read(model: Transformer, layer: int | None) -> int:
+def layers_read(layers: int, layer: int | None) -> int:
     """Returns the number of layers after which the residual stream is read. None means all layers, 0 the embedding.
 
-    Raises UsageProblem for more layers than the model has.
+    Raises UsageProblem for more layers than the stack has.
     """
-    after = model.config.layers if layer is None else layer
-    if not 0 <= after <= model.config.layers:
+    after = layers if layer is None else layer
+    if not 0 <= after <= layers:
         raise UsageProblem.naming(
             lambda named: (
                 f"There is no stream after {after} layers.",
-                f"{named('layer')} is from 0, the embedding, to {model.config.layers}.",
+                f"{named('layer')} is from 0, the embedding, to {layers}.",
             )
         )
     return after

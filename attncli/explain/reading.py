@@ -48,6 +48,12 @@ class TextPair:
         """The tokens that the decoder predicts, one after each input."""
         return (*self.inputs[1:], self.end)
 
+    @property
+    def forced(self) -> int:
+        """The number of tokens between the start token and the target text, which the model does not choose."""
+        special = next((at for at, piece in enumerate(self.inputs) if not piece.special), len(self.inputs))
+        return max(special - 1, 0)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -100,6 +106,10 @@ class Reading:
     def layers(self) -> int:
         """The number of layers of the stack."""
         return len(self.stack.blocks)
+
+    def layers_of(self, part: Part) -> int:
+        """Returns the number of layers of the stack that has this attention."""
+        return self.model.config.encoder_layers if part == "encoder" else self.model.config.layers
 
     @property
     def heads(self) -> int:
@@ -227,6 +237,21 @@ class _Parts(Observer):
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
         self.observe.feed_forward(layer, output)
+
+
+def text_stack(model: Transformer) -> Stack:
+    """Returns the stack that reads a text by itself: the encoder of an encoder-decoder, otherwise the only stack."""
+    return model if model.encoder is None else model.encoder
+
+
+def read_text(model: Transformer, pieces: Sequence[Piece], observe: Observer) -> None:
+    """Runs the stack that reads a text by itself over a text."""
+    ids = ids_of(model, pieces)
+    with torch.inference_mode():
+        if model.encoder is not None:
+            model.encode(ids, observe=observe)
+        else:
+            model.hidden(ids, observe=observe)
 
 
 def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:

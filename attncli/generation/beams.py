@@ -6,7 +6,8 @@ keeps the N best prefixes. A prefix that is complete becomes a hypothesis, with 
     sum of the log-probabilities of its tokens / number of its tokens ** length penalty.
 
 A search ends when it has N hypotheses and its best beam, scored as if it ended now, is no better than the worst of
-them. These are the rules of `generate(num_beams=N, early_stopping=False)` in transformers. Several texts are searched
+them. These are the rules of `generate(num_beams=N, early_stopping=False)` in transformers. As there, the end token that
+a model forces at the limit of the length adds nothing to a score. Several texts are searched
 in a batch. A beam keeps the sequence of the cache of its beginning; only a second beam with the same beginning needs a
 copy.
 """
@@ -149,6 +150,8 @@ class _Searcher:
                 if value > -math.inf
             ]
             row += len(search.beams)
+            if self._config.forced_end is not None and self._is_last(search):
+                found = [(beam.score, at, self._config.forced_end) for at, beam in enumerate(search.beams)]
             found.sort(key=lambda candidate: -candidate[0])
             self._extend(cache, search, found[: self._candidates])
 
@@ -165,7 +168,7 @@ class _Searcher:
         parents = search.beams
         length = len(parents[0].ids) + 1
         counted = length + (len(search.prompt) - 1 if search.source else 0)  # tokens after the decoder's start
-        last = length == self._config.max_new_tokens or len(search.prompt) + length > self._backend.config.context
+        last = self._is_last(search)
         going_on: list[tuple[float, int, int]] = []
         for rank, (score, parent, token) in enumerate(found):
             if last or token in self._end_ids:
@@ -180,6 +183,11 @@ class _Searcher:
         search.done = not going_on or (full and self._rated(going_on[0][0], counted) <= search.hypotheses[-1].score)
         if not search.done:
             self._move(cache, search, going_on)
+
+    def _is_last(self, search: _Search) -> bool:
+        """Whether the texts of a search end with their next token, whatever the token is."""
+        length = len(search.beams[0].ids) + 1
+        return length == self._config.max_new_tokens or len(search.prompt) + length > self._backend.config.context
 
     def _move(self, cache: SequenceCache, search: _Search, chosen: Sequence[tuple[float, int, int]]) -> None:
         """Makes the chosen candidates the beams. Each continues its parent's sequence, or a copy of that sequence."""

@@ -34,12 +34,14 @@ def target_and_source(loaded: LoadedModel, ids: list[int], target: str | None) -
 def settings_for(loaded: LoadedModel, config: SampleConfig, given: Collection[str]) -> SampleConfig:
     """Returns the settings with which a model generates. `given` are the fields that the user has set.
 
-    The tokens of the logit bias become ids, and the tokens that the model's directory bans are added to it. An
-    encoder-decoder takes the most probable token at each step (temperature 0), unless the user has set one of SAMPLES
-    or searches with beams. Raises UsageProblem for a text of the logit bias that is not one token.
+    The tokens of the logit bias become ids, and the tokens that the model's directory bans are added to it. A target
+    that reaches a limit ends with the token that the directory forces. An encoder-decoder takes the most probable token
+    at each step (temperature 0), unless the user has set one of SAMPLES or searches with beams. Raises UsageProblem for
+    a text of the logit bias that is not one token.
     """
     config = with_token_ids(config, loaded.tokenizer)
     named = {id_ for id_, _ in config.logit_bias}
     bans = tuple((id_, -math.inf) for id_ in sorted(loaded.banned) if id_ not in named)
     greedy = loaded.translates and config.beams == 1 and not any(name in given for name in SAMPLES)
-    return replace(config, logit_bias=config.logit_bias + bans, temperature=0.0 if greedy else config.temperature)
+    temperature = 0.0 if greedy else config.temperature
+    return replace(config, logit_bias=config.logit_bias + bans, temperature=temperature, forced_end=loaded.forced_end)

@@ -245,10 +245,21 @@ class _Engine:
         return sequence.lookup.guess(sequence.ids, most)
 
     def _draw(self, logits: Tensor, rows: list[int], drawing: list[_Sequence]) -> Tensor:
-        """Draws the next token of each sample in `drawing` from its row of logits; returns ids (B,)."""
+        """Draws the next token of each sample in `drawing` from its row of logits; returns ids (B,).
+
+        The last token that the limits allow is the forced end token, if the model has one.
+        """
         drawn = [] if self._config.temperature == 0 else [sequence.uniform() for sequence in drawing]
         draws = torch.tensor(drawn, device=logits.device) if drawn else self._no_draws
-        return next_token(self._of(logits, rows), self._config, draws, self._seen_by(drawing))
+        ids = next_token(self._of(logits, rows), self._config, draws, self._seen_by(drawing))
+        if self._config.forced_end is not None:
+            ids[[self._is_last(sequence) for sequence in drawing]] = self._config.forced_end
+        return ids
+
+    def _is_last(self, sequence: _Sequence) -> bool:
+        """Whether a sample ends with its next token, whatever the token is."""
+        full = len(sequence.ids) == self._context and bool(sequence.source)
+        return full or sequence.generated + 1 == self._config.max_new_tokens
 
     def _of(self, logits: Tensor, rows: list[int]) -> Tensor:
         return logits if len(rows) == len(logits) and rows == list(range(len(rows))) else logits[rows]
@@ -274,17 +285,17 @@ class _Engine:
         Ends the sample if its text is complete. If the context window is full, keeps the most recent half of its
         tokens, or ends the sample if it has a source.
         """
-        new = sequence.text.push(id_)
+        last, new = self._is_last(sequence), sequence.text.push(id_)
         if token is not None:
             yield replace(token, characters=len(new))
         yield from sequence.text.settle(new)
         sequence.generated += 1
         if sequence.text.finished:
             return
-        full = len(sequence.ids) == self._context
-        if sequence.generated == self._config.max_new_tokens or (full and sequence.source):
+        if last:
             yield from sequence.text.close("length")
             return
+        full = len(sequence.ids) == self._context
         if self._seen is not None:
             self._seen.add(torch.tensor([id_]), [sequence.slot])
         sequence.ids.append(id_)

@@ -77,23 +77,33 @@ def matrix_parameters(config: ModelConfig) -> int:
 def attention_weights(config: ModelConfig, tokens: int) -> int:
     """Returns the number of attention weights of a text: one for each query and each key that the query may attend to.
 
-    All heads and layers are counted. Without a window, each head of a layer has T (T + 1) / 2 weights for T tokens.
+    All heads and layers are counted. Without a window, each head of a causal layer has T (T + 1) / 2 weights for T
+    tokens. Each head of an encoder has T x T. For an encoder-decoder, the source and the target have T tokens each, and
+    cross-attention also has T x T weights.
     """
+    if not config.causal:
+        return config.heads * config.layers * tokens**2
     seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
-    return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
+    causal = sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
+    unmasked = (config.encoder_layers + config.layers) * tokens**2 if config.encoder_layers else 0
+    return config.heads * (causal + unmasked)
 
 
 def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
     """Returns two numbers of multiplications in one forward pass: for the matrices, and for attention.
 
-    The first number grows linearly with the length of the text, the second quadratically. Each attention weight costs D
-    multiplications for the product of query and key, and D for the value, where D is the head width.
+    For an encoder-decoder, the source and the target have `tokens` tokens each. The first number grows linearly with
+    the length of the text, the second quadratically. Each attention weight costs D multiplications for the product of
+    query and key, and D for the value, where D is the head width.
     """
     return matrix_parameters(config) * tokens, 2 * config.head_width * attention_weights(config, tokens)
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """Returns the bytes of one position in the KV cache: keys and values of all layers."""
+    """Returns the bytes of one position in the KV cache: keys and values of all layers.
+
+    In an encoder-decoder, a token of the source has as many as a token of the target: those of cross-attention.
+    """
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,19 @@ from rich.text import Text
 
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, next_label, pieces_document, shape_of, titled, token_document
+from attncli.render.heading import (
+    ATTENTION,
+    LABEL,
+    heading,
+    heading_document,
+    named_row,
+    next_label,
+    pieces_document,
+    prediction_of,
+    shape_of,
+    titled,
+    token_document,
+)
 from attncli.render.numbers import bar, percent, plural
 from attncli.render.palette import BAR, TITLE
 
@@ -20,10 +34,11 @@ if TYPE_CHECKING:
     from attncli.explain.ablation import Ablation, Effect
     from attncli.explain.next_token import NextToken
 
-_NAMED = 10  # heads shown by name
+_NAMED = 10  # heads shown by name, or tokens of a translation
 _WIDEST_BAR = 30
 _REPLACED_BY = {"zero": "zeros", "mean": "its mean over the text"}
 _CAUTION = "Heads can replace one another: small effects may add up to a large one."
+_TRANSLATION = "translation"  # what is measured, if it is not one token
 
 
 def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bool) -> RenderableType:
@@ -31,34 +46,54 @@ def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bo
 
     If `everything` is true, shows instead the heads with the largest effects, and a grid of all heads if it fits.
     """
-    head = shape_of(model, finding.layers, finding.heads)
-    focus = token_label(finding.pieces[finding.token], LABEL)
-    question = f"What follows {focus} [{finding.token}]?"
-    parts: list[RenderableType] = [Text(fold(head, width), "bold"), Text(), Text(fold(question, width), TITLE)]
+    parts: list[RenderableType] = [
+        _heading(finding, model, width),
+        Text(),
+        Text(fold(_question(finding), width), TITLE),
+    ]
     if not everything:
-        return Group(*parts, _side_by_side(finding, finding.effects[0], width), Text(), *_verdict(finding, width))
-    predicted = (
-        f"{next_label(finding.predicted, LABEL)} {percent(finding.before.probability)}, with every head in place"
-    )
+        effect = finding.effects[0]
+        table = _side_by_side if finding.token is not None else _token_by_token
+        return Group(*parts, table(finding, effect, width), Text(), *_verdict(finding, width))
+    measured = "" if finding.predicted is None else f"{next_label(finding.predicted, LABEL)} "
+    predicted = f"{measured}{percent(finding.before.probability)}, with every head in place"
     parts += [Text(fold(predicted, width)), Text(), _ranking_title(finding, width), _ranking(finding, width)]
-    if (grid := _grid(finding, width)) is not None:
-        parts += [Text(), titled("Every head", "change in nats", width), grid]
+    if (grids := list(_grids(finding, width))) != []:
+        parts += [Text(), titled("Every head", "change in nats", width), *grids]
     caution = _CAUTION if len(_CAUTION) <= width else "Heads can replace one another."
     return Group(*parts, Text(), Text(fold(caution, width), "dim"))
 
 
-def _removed(effect: Effect, room: int) -> str:
-    """Returns the ablated parts in words: 'head 2.3', 'heads 2.3, 1.0', or '6 edges' if the names are too long."""
-    kind, names = _names(effect)
+def _heading(finding: Ablation, model: str, width: int) -> Text:
+    if finding.axes.part is None:
+        return Text(fold(shape_of(model, finding.layers, finding.heads), width), "bold")
+    encoder = finding.parts.get("encoder", 0)
+    return heading(finding.axes, finding.layers, finding.heads, model, width, encoder_layers=encoder)
+
+
+def _question(finding: Ablation) -> str:
+    """Returns the title of the screen, which says what is measured."""
+    if finding.token is None:
+        return "How probable is the translation?"
+    if finding.axes.part is not None:
+        return f"How probable is {named_row(finding.axes, finding.token)}?"
+    title = prediction_of(finding.axes, finding.token)
+    return f"{title}?" if title.startswith("What") else title
+
+
+def _removed(finding: Ablation, effect: Effect, room: int) -> str:
+    """Returns what is ablated in words: 'head 2.3', 'cross heads 2.3, 1.0', or '6 edges' if the names are too long."""
+    kind, names = _names(finding, effect)
     whole = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    whole = whole if effect.part is None else f"{effect.part} {whole}"
     return whole if cell_len(whole) <= room else plural(len(names), kind)
 
 
-def _names(effect: Effect) -> tuple[str, list[str]]:
+def _names(finding: Ablation, effect: Effect) -> tuple[str, list[str]]:
     """Returns the kind and the names of the ablated parts: 'head' and ['2.3', …], or 'edge' and ['6:4', …]."""
     if effect.heads:
         return "head", [f"{layer}.{head}" for layer, head in effect.heads]
-    return "edge", [f"{query}:{source}" for query, source in effect.edges]
+    return "edge", [f"{query}:{source}" for query, source in finding.named_edges(effect)]
 
 
 def _side_by_side(finding: Ablation, effect: Effect, width: int) -> Table:
@@ -67,7 +102,8 @@ def _side_by_side(finding: Ablation, effect: Effect, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
         table.add_column(no_wrap=True, width=room, overflow="ellipsis")
-    table.add_row(Text("unchanged", "dim"), Text(fit(f"without {_removed(effect, room - 8)}", room), "dim"))
+    removed = _removed(finding, effect, room - 8)
+    table.add_row(Text("unchanged", "dim"), Text(fit(f"without {removed}", room), "dim"))
     for before, after in zip(finding.before.next_tokens, effect.next_tokens, strict=True):
         table.add_row(_token_row(before, room), _token_row(after, room))
     return table
@@ -81,23 +117,54 @@ def _token_row(token: NextToken, room: int) -> Text:
     return text.append(f" {drawn}", "green") if drawn else text
 
 
+def _token_by_token(finding: Ablation, effect: Effect, width: int) -> Table:
+    """Returns the probability of each token of a translation before and after the ablation.
+
+    The tokens are in the order of the text. Of a long translation, only those that change most are shown.
+    """
+    changes = np.subtract(effect.by_token, finding.before.by_token)
+    shown = sorted(ranked(np.abs(changes))[:_NAMED])
+    widest = float(np.abs(changes).max()) or 1.0
+    table = Table.grid(padding=(0, 1))
+    for justify in ("left", "right", "right", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    removed = _removed(finding, effect, max(width - 50, 10))
+    table.add_row(Text(), *(Text(name, "dim") for name in ("unchanged", "without", "nats", removed)))
+    for at in shown:
+        before, after = (percent(math.exp(one.by_token[at])) for one in (finding.before, effect))
+        name = named_row(finding.axes, finding.measured[at], min(LABEL, max(width - 34, 4)))
+        drawn = bar(abs(float(changes[at])) / widest, max(0, min(_WIDEST_BAR, width - 50)))
+        table.add_row(
+            name, before, after, _nats(-float(changes[at])), Text(drawn, BAR if changes[at] < 0 else "yellow")
+        )
+    if (left := len(changes) - len(shown)) > 0:
+        table.add_row(Text(f"{left} more", "dim"), *[Text()] * 4)
+    return table
+
+
+def _measured_label(finding: Ablation, width: int) -> str:
+    """Returns the name of what is measured: the label of a token, or 'translation'."""
+    return _TRANSLATION if finding.predicted is None else fit(next_label(finding.predicted, LABEL), width)
+
+
 def _verdict(finding: Ablation, width: int) -> list[Text]:
     """Returns the lines below the table.
 
     The first line says how the probability changed. The second line says what replaced the outputs of ablated heads or,
-    for edges, that they are cut in all heads. If several heads or edges are ablated, the last line lists them.
+    for edges, in which heads they are cut. If several heads or edges are ablated, the last line lists them.
     """
     effect = finding.effects[0]
     drop = finding.drop(effect)
     change = f"{percent(finding.before.probability)} → {percent(effect.probability)}, {_nats(drop)} nats"
-    lines = [f"P({next_label(finding.predicted, LABEL)}) {change}"]
+    lines = [f"P({_measured_label(finding, LABEL)}) {change}"]
     if effect.heads:
         of = "its output" if len(effect.heads) == 1 else "each output"
         lines.append(f"{of}, replaced by {_REPLACED_BY[finding.replacement]}")
     else:
-        paths = "cut in all heads of all layers; other paths remain"
-        lines.append(paths if len(paths) <= width else "cut in all heads and layers")
-    kind, names = _names(effect)
+        of = "" if effect.part is None else f" of {ATTENTION[effect.part]}"
+        paths = f"cut in all heads{of or ' of all layers'}; other paths remain"
+        lines.append(paths if cell_len(paths) <= width else f"cut in all heads{of or ' and layers'}")
+    kind, names = _names(finding, effect)
     if len(names) > 1:
         lines.append(f"{len(names)} {kind}s: {' '.join(names)}")
     return [Text(fold(line, width), "dim" if at else "bold") for at, line in enumerate(lines)]
@@ -117,61 +184,103 @@ def _ranking(finding: Ablation, width: int) -> Table:
     drops = np.array([abs(finding.drop(effect)) for effect in finding.effects])
     order = ranked(drops)[:_NAMED]
     widest = max(drops[order].tolist(), default=0.0) or 1.0
-    room = max(0, min(_WIDEST_BAR, width - 40))
+    named = finding.axes.part is not None
+    room = max(0, min(_WIDEST_BAR, width - (48 if named else 40)))
     table = Table.grid(padding=(0, 1))
-    for justify in ("right", "right", "right", "left", "left"):
+    for justify in (*(["left"] if named else []), "right", "right", "right", "left", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    table.add_row(
-        *(Text(name, "dim") for name in ("head", "nats", f"P({fit(next_label(finding.predicted, LABEL), 6)})")), "", ""
-    )
+    names = "head", "nats", "P" if finding.predicted is None else f"P({_measured_label(finding, 6)})"
+    of = [Text()] if named else []
+    table.add_row(*of, *(Text(name, "dim") for name in names), "", Text(_last_column(finding), "dim"))
     for effect in (finding.effects[at] for at in order):
         drop = finding.drop(effect)
-        now = effect.next_tokens[0]
-        turned = "" if now.id == finding.predicted.id else f"now {next_label(now, LABEL)}"
         drawn = Text(bar(abs(drop) / widest, room), BAR if drop > 0 else "yellow")
         name = f"{effect.heads[0][0]}.{effect.heads[0][1]}"
-        table.add_row(name, _nats(drop), percent(effect.probability), drawn, Text(turned, "dim"))
+        turned = Text(_consequence(finding, effect), "dim")
+        cells = [name, _nats(drop), percent(effect.probability), drawn, turned]
+        table.add_row(*([str(effect.part)] if named else []), *cells)
     return table
 
 
-def _grid(finding: Ablation, width: int) -> Table | None:
-    """Returns a table (layers x heads): the change when each head is ablated. None if it is wider than the screen."""
-    if 7 + 6 * finding.heads > width:
-        return None
-    table = Table.grid(padding=(0, 0))
-    table.add_column(justify="right", no_wrap=True, width=7)
-    for _ in range(finding.heads):
-        table.add_column(justify="right", no_wrap=True, width=6)
-    table.add_row(Text("layer", "dim"), *(Text(f".{head}", "dim") for head in range(finding.heads)))
-    by_head = {effect.heads[0]: finding.drop(effect) for effect in finding.effects}
-    for layer in range(finding.layers):
-        cells = (_nats(by_head[layer, head]) for head in range(finding.heads))
-        table.add_row(Text(str(layer), "dim"), *cells)
-    return table
+def _last_column(finding: Ablation) -> str:
+    return "most of it on" if finding.token is None else ""
+
+
+def _consequence(finding: Ablation, effect: Effect) -> str:
+    """Returns the new most probable token, if it has changed; for a translation, the token that changes most."""
+    if finding.token is None:
+        changes = np.abs(np.subtract(effect.by_token, finding.before.by_token))
+        return token_label(finding.axes.rows[finding.measured[int(changes.argmax())]], LABEL)
+    now = effect.next_tokens[0]
+    return "" if now.id == finding.before.next_tokens[0].id else f"now {next_label(now, LABEL)}"
+
+
+def _grids(finding: Ablation, width: int) -> Iterator[Table]:
+    """Yields a table (layers x heads) for each attention: the change when each head is ablated.
+
+    Yields nothing if a table would be wider than the screen.
+    """
+    cell = max(6, 1 + max(len(_nats(finding.drop(effect))) for effect in finding.effects))
+    if 7 + cell * finding.heads > width:
+        return
+    for part, layers in (finding.parts or {None: finding.layers}).items():
+        table = Table.grid(padding=(0, 0))
+        table.add_column(justify="right", no_wrap=True, width=7)
+        for _ in range(finding.heads):
+            table.add_column(justify="right", no_wrap=True, width=cell)
+        table.add_row(Text(part or "layer", "dim"), *(Text(f".{head}", "dim") for head in range(finding.heads)))
+        by_head = {effect.heads[0]: finding.drop(effect) for effect in finding.effects if effect.part == part}
+        for layer in range(layers):
+            cells = (_nats(by_head[layer, head]) for head in range(finding.heads))
+            table.add_row(Text(str(layer), "dim"), *cells)
+        yield table
 
 
 def ablation_document(finding: Ablation, model: str) -> dict[str, Any]:
     """Returns the finding as a JSON-ready dictionary."""
-    predicted = finding.predicted
+    predicted, axes = finding.predicted, finding.axes
+    one_stack = {"model": model, "tokens": pieces_document(axes.columns)}
+    shape = finding.layers, finding.heads
     return {
-        "model": model,
-        "tokens": pieces_document(finding.pieces),
-        "token": finding.token,
+        **(one_stack if axes.part is None else _translation_document(finding, heading_document(axes, *shape, model))),
+        "token": None if finding.token is None else axes.row_index(finding.token),
         "replacement": finding.replacement,
-        "predicted": {"id": predicted.id, "text": predicted.text},
+        "predicted": None if predicted is None else {"id": predicted.id, "text": predicted.text},
         "before": _effect_document(finding, finding.before),
         "effects": [
-            {"heads": [list(head) for head in effect.heads], "edges": [list(edge) for edge in effect.edges]}
+            ({} if effect.part is None else {"part": effect.part})
+            | {
+                "heads": [list(head) for head in effect.heads],
+                "edges": [list(edge) for edge in finding.named_edges(effect)],
+            }
             | _effect_document(finding, effect)
             for effect in finding.effects
         ],
     }
 
 
-def _effect_document(finding: Ablation, effect: Effect) -> dict[str, Any]:
+def _translation_document(finding: Ablation, heading: dict[str, Any]) -> dict[str, Any]:
+    """Returns the heading of a translation: the tokens of both texts, and the numbers of layers by attention."""
     return {
+        "model": heading["model"],
+        "layers": dict(finding.parts),
+        "heads": finding.heads,
+        "tokens": heading["tokens"],
+        "queries": heading["queries"],
+    }
+
+
+def _effect_document(finding: Ablation, effect: Effect) -> dict[str, Any]:
+    document = {
         "probability": effect.probability,
         "log_probability": effect.log_probability,
         "drop_nats": finding.drop(effect),
         "next_tokens": [token_document(token) for token in effect.next_tokens],
     }
+    if finding.token is not None:
+        return document
+    tokens = [
+        {"index": finding.axes.row_index(row), "log_probability": nats}
+        for row, nats in zip(finding.measured, effect.by_token, strict=True)
+    ]
+    return document | {"by_token": tokens}

@@ -61,6 +61,8 @@ def _notes(finding: Comparison) -> list[str]:
     tokens = max(text.at - text.first + 1 for text in finding.words)
     if tokens > 1:
         notes.append(f"The word has {tokens} tokens. The last one is compared, because it attends to the others.")
+    if finding.of_encoder:
+        notes.append("The encoder reads both texts, each as a whole.")
     if any(len(text.pieces) > len(text.shares) for text in finding.words):
         notes.append("The tokens after the word cannot affect it.")
     return notes
@@ -174,6 +176,7 @@ def comparison_document(finding: Comparison, model: str) -> dict[str, Any]:
     """Returns the finding as a JSON-ready dictionary, in full precision."""
     return {
         "model": model,
+        **({"attention": "encoder"} if finding.of_encoder else {}),
         "layers": finding.layers,
         "heads": finding.heads,
         "cosines": finding.cosines.tolist(),

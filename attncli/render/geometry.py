@@ -29,11 +29,9 @@ def neighbors_screen(finding: Neighbors, model: str, console: Console) -> Render
         measure = "cosine of token embeddings"
     else:
         others = "those of the other tokens" if finding.among == "text" else "token embeddings"
-        at = (
-            "the embedding"
-            if finding.layer == 0
-            else f"the residual stream after {plural(finding.layer or 0, 'layer')}"
-        )
+        of = "encoder's " if finding.of_encoder else ""
+        after = f"the {of}residual stream after {plural(finding.layer or 0, 'layer')}"
+        at = "the embedding" if finding.layer == 0 else after
         measure = f"cosine of {at} with {others}"
     where = "" if finding.at is None else f" [{finding.at}] of {len(finding.text or ())} tokens"
     title = f"{one_line(model)} · nearest to {spelling(finding.word)}{where}"

@@ -29,9 +29,10 @@ _ROWS = {
 }
 
 
-def shape_of(model: str, layers: int, heads: int) -> str:
-    """Returns a model's name and its shape: 'stories · 4 layers x 6 heads'."""
-    return f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')}"
+def shape_of(model: str, layers: int, heads: int, encoder_layers: int = 0) -> str:
+    """Returns a model's name and its shape: 'stories · 4 layers x 6 heads', 'en-de · 2 + 3 layers x 4 heads'."""
+    encoder = f"{encoder_layers} + " if encoder_layers else ""
+    return f"{one_line(model)} · {encoder}{plural(layers, 'layer')} x {plural(heads, 'head')}"
 
 
 def of_attention(axes: MapAxes) -> str:
@@ -49,17 +50,20 @@ def row_and_column(axes: MapAxes) -> str:
     return _ROWS.get(axes.part or "", "row looks at column")
 
 
-def heading(axes: MapAxes, layers: int, heads: int, model: str, width: int, tokens: int | None = None) -> Text:
+def heading(
+    axes: MapAxes, layers: int, heads: int, model: str, width: int, tokens: int | None = None, encoder_layers: int = 0
+) -> Text:
     """Returns the model, its shape, the number of tokens, and as much of the text as fits the line.
 
-    If the text is counted in words, `tokens` is the number of its tokens.
+    If the text is counted in words, `tokens` is the number of its tokens. `encoder_layers` adds the encoder to the
+    shape.
     """
     unit, counted = "token" if tokens is None else "word", plural(len(axes.columns), "token")
     if axes.part in ("cross", "both"):
         counted = f"{axes.sources or len(axes.columns)} to {plural(len(axes.rows), unit)}"
     elif tokens is not None:
         counted = f"{plural(len(axes.columns), 'word')} of {plural(tokens, 'token')}"
-    facts = f"{shape_of(model, layers, heads)} · {counted}"
+    facts = f"{shape_of(model, layers, heads, encoder_layers)} · {counted}"
     text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:

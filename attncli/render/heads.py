@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,24 +13,36 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fold, one_line
-from attncli.render.heading import shape_of, titled
+from attncli.render.heading import ATTENTION, shape_of, titled
 from attncli.render.numbers import bar, decimal, percent, plural
 from attncli.render.palette import BAR
 
 if TYPE_CHECKING:
+    from attncli.explain.defaults import AttentionPart
     from attncli.explain.heads import HeadKind, HeadScores
 
-LOOKS_AT: dict[HeadKind, str] = {  # every kind, in the order of the scores
+LOOKS_AT: dict[HeadKind, str] = {
     "previous": "the token before",
     "duplicate": "the same token, before",
     "induction": "what followed the same token before",
     "sink": "the first token",
+    "next": "the token after",
+    "itself": "the token itself",
+    "end": "the last token",
+    "output": "the place of the predicted token",
+    "input": "the place of the token just read",
 }
 _NAMED = 3  # heads of a kind
 _WIDEST_BAR = 40
 _BESIDE_BAR = 33  # cells of a row without its bar
+_WITH_PLACES = 72  # columns from which a table of kinds also says where each kind looks
 _WHOLE_NAMES = 44  # columns from which a table names the kinds in full
 _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
+
+
+def looks_at(finding: HeadScores, kind: HeadKind) -> str:
+    """Says where a head of a kind looks. Without a mask, the same token may also come later."""
+    return "the same token elsewhere" if kind == "duplicate" and "next" in finding.kinds else LOOKS_AT[kind]
 
 
 def heads_screen(
@@ -44,17 +57,19 @@ def heads_screen(
         Text(fold(shape, width), style="bold"),
         Text(fold(_measured_on(finding, width), width), style="dim"),
     ]
-    for kind in LOOKS_AT:
-        parts += [Text(), titled(kind, f"looks at {LOOKS_AT[kind]}", width), _best(finding, kind, width)]
+    parts += _by_kind(finding, width)
     if everyone:
         parts += [Text(), titled("Every head", "% of its attention", width), _all(finding, width)]
     return Group(*parts, Text(), *_next(finding, width, named))
 
 
-def _measured_on(finding: HeadScores, width: int) -> str:
-    """Returns the line that says how the scores were measured, in the longest form that fits."""
+def _measured_on(finding: HeadScores, width: int, *, errors: bool = True) -> str:
+    """Returns the line that says how the scores were measured, in the longest form that fits.
+
+    `errors` is whether the screen shows standard errors.
+    """
     texts = f"{plural(finding.sequences, 'text')} of {finding.length} random tokens, twice"
-    error = "" if finding.errors is None else " ± standard error"
+    error = " ± standard error" if errors and finding.errors is not None else ""
     means = [f"mean weight on the pattern{error}, {texts}", f"mean weight{error}, {texts}"]
     ways = [*means, texts, f"{finding.sequences} x {finding.length} random tokens, twice"]
     lines = [f"{way} · seed {finding.seed}" for way in ways]
@@ -91,7 +106,7 @@ def _best(finding: HeadScores, kind: HeadKind, width: int) -> RenderableType:
 
 def _widest(finding: HeadScores) -> tuple[int, int]:
     """Returns the cells of the longest score and of the longest standard error shown, so that all bars are aligned."""
-    shown = [(kind, *head) for kind in LOOKS_AT for head in finding.ranked(kind)[:_NAMED]]
+    shown = [(kind, *head) for kind in finding.kinds for head in finding.ranked(kind)[:_NAMED]]
     scores = (decimal(finding.score(*head)) for head in shown)
     errors = (_margin(finding.error(*head)) for head in shown)
     return max(map(len, scores)), max(map(len, errors))
@@ -112,16 +127,16 @@ def _all(finding: HeadScores, width: int) -> Table:
     """
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)
-    for _ in LOOKS_AT:
+    for _ in finding.kinds:
         table.add_column(justify="right", no_wrap=True, min_width=6)
-    named = (kind if width >= _WHOLE_NAMES else kind[:4] for kind in LOOKS_AT)
+    named = (kind if width >= _WHOLE_NAMES else kind[:4] for kind in finding.kinds)
     table.add_row("", *(Text(name, "dim") for name in named))
     alike = all(np.array_equal(finding.chances[:, 0], chances, equal_nan=True) for chances in finding.chances.T)
     for layer in range(finding.layers):
         for head in range(finding.heads):
-            table.add_row(f"{layer}.{head}", *(_cell(finding.score(kind, layer, head)) for kind in LOOKS_AT))
+            table.add_row(f"{layer}.{head}", *(_cell(finding.score(kind, layer, head)) for kind in finding.kinds))
         if not alike or layer == finding.layers - 1:
-            table.add_row("chance", *(_cell(finding.chance(kind, layer)) for kind in LOOKS_AT), style="dim")
+            table.add_row("chance", *(_cell(finding.chance(kind, layer)) for kind in finding.kinds), style="dim")
     return table
 
 
@@ -129,22 +144,95 @@ def _cell(value: float) -> str:
     return percent(value) if math.isfinite(value) else "–"
 
 
-def _next(finding: HeadScores, width: int, named: str) -> list[RenderableType]:
-    """Returns the head to look at next, the reason, and the command for it."""
+def _next(finding: HeadScores, width: int, named: str, examples: Sequence[str] = _EXAMPLES) -> list[RenderableType]:
+    """Returns the head to look at next, the reason, and the command for it, with the first example that fits."""
     which = finding.worth_a_look()
     if which is None:
         return [Text(fold("No head stands out from chance, sinks aside.", width), style="dim")]
     kind, layer, head = which
     title = Text("Look next at head ").append(f"{layer}.{head}", "bold")
     score, chance = finding.score(kind, layer, head), finding.chance(kind, layer)
-    why = f"  {percent(score)} of its attention is on {LOOKS_AT[kind]}, by chance {percent(chance)}"
+    why = f"  {percent(score)} of its attention is on {looks_at(finding, kind)}, by chance {percent(chance)}"
     joined = cell_len(title.plain + why) <= width
     title.append(why if joined else f"\n{fold(why.strip(), width)}", "dim")
-    commands = [f"  attncli explain {text} --head {layer}.{head}{one_line(named)}" for text in _EXAMPLES]
+    commands = [f"  attncli explain {text} --head {layer}.{head}{one_line(named)}" for text in examples]
     return [
         title,
         Text(next((line for line in commands if cell_len(line) <= width), fold(commands[-1].strip(), width))),
     ]
+
+
+def part_heads_screen(
+    findings: Mapping[AttentionPart, HeadScores], model: str, width: int, *, everyone: bool = False, named: str = ""
+) -> RenderableType:
+    """Shows the best head of each kind in every attention of an encoder-decoder, with the score expected by chance.
+
+    For a single attention, shows what `heads_screen` shows. If `everyone` is true, also shows all heads.
+    """
+    first, *others = findings.values()
+    encoder = findings["encoder"].layers if others else 0
+    shape = shape_of(model, (others[-1] if others else first).layers, first.heads, encoder)
+    parts: list[RenderableType] = [
+        Text(fold(shape, width), style="bold"),
+        Text(fold(_measured_on(first, width, errors=not others), width), style="dim"),
+    ]
+    for part, finding in findings.items():
+        if others:
+            parts += [Text(), titled(ATTENTION[part], "best head of each kind", width), _best_of_kinds(finding, width)]
+        else:
+            parts += _by_kind(finding, width, f" · {ATTENTION[part]}")
+        if everyone:
+            parts += [
+                Text(),
+                titled(f"Every head of {ATTENTION[part]}", "% of its attention", width),
+                _all(finding, width),
+            ]
+    return Group(*parts, Text(), *_next_part(findings, width, named))
+
+
+def _by_kind(finding: HeadScores, width: int, of: str = "") -> list[RenderableType]:
+    """Returns the best heads of each kind, one kind below the other."""
+    lines: list[RenderableType] = []
+    for kind in finding.kinds:
+        lines += [Text(), titled(kind, f"looks at {looks_at(finding, kind)}{of}", width), _best(finding, kind, width)]
+    return lines
+
+
+def _best_of_kinds(finding: HeadScores, width: int) -> Table:
+    """Returns a table with a row for each kind: the best head, its score, chance, and if it fits, where it looks."""
+    table = Table.grid(padding=(0, 1))
+    wide = width >= _WITH_PLACES
+    for justify in ("left", "right", "right", "left", "left", *(["left"] if wide else [])):
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    room = max(4, min(_WIDEST_BAR, (width - _WITH_PLACES) // 2 + 4 if wide else width - 30))
+    for kind in finding.kinds:
+        best = finding.best(kind)
+        if best is None:
+            continue
+        drawn = bar(finding.score(kind, *best), room).ljust(room)
+        chance = Text(f"chance {decimal(finding.chance(kind, best[0]))}", "dim")
+        cells = [kind.ljust(9), f"{best[0]}.{best[1]}", decimal(finding.score(kind, *best)), Text(drawn, BAR), chance]
+        table.add_row(*cells, *([Text(looks_at(finding, kind), "dim")] if wide else []))
+    return table
+
+
+def _next_part(findings: Mapping[AttentionPart, HeadScores], width: int, named: str) -> list[RenderableType]:
+    """Returns the head to look at next in any attention, and the commands for it and for word alignment."""
+    best = best_part(findings)
+    lines: list[RenderableType] = []
+    if best is None:
+        lines = _next(next(iter(findings.values())), width, named)
+    else:
+        lines = _next(findings[best], width, f" --part {best}{named}", ('"A dog runs."', "TEXT"))
+    if "cross" in findings:
+        lines.append(Text(fold(f"Which heads align words: attncli align PAIRS{one_line(named)}", width), "dim"))
+    return lines
+
+
+def best_part(findings: Mapping[AttentionPart, HeadScores]) -> AttentionPart | None:
+    """Returns the attention with the head to look at next; None if no head stands out."""
+    margins = {part: one.margin(*which) for part, one in findings.items() if (which := one.worth_a_look())}
+    return max(margins, key=lambda part: margins[part]) if margins else None
 
 
 def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:
@@ -158,7 +246,25 @@ def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:
         "sequences": finding.sequences,
         "seed": finding.seed,
         "next": None if which is None else dict(zip(("kind", "layer", "head"), which, strict=True)),
-        "kinds": {kind: _kind_document(finding, kind) for kind in LOOKS_AT},
+        "kinds": {kind: _kind_document(finding, kind) for kind in finding.kinds},
+    }
+
+
+def part_heads_document(findings: Mapping[AttentionPart, HeadScores], model: str) -> dict[str, Any]:
+    """Returns the findings for the attentions of an encoder-decoder as a JSON-ready dictionary."""
+    first, best = next(iter(findings.values())), best_part(findings)
+    which = None if best is None else findings[best].worth_a_look()
+    return {
+        "model": model,
+        "heads": first.heads,
+        "length": first.length,
+        "sequences": first.sequences,
+        "seed": first.seed,
+        "next": which and dict(zip(("part", "kind", "layer", "head"), (best, *which), strict=True)),
+        "parts": {
+            part: {"layers": finding.layers, "kinds": {kind: _kind_document(finding, kind) for kind in finding.kinds}}
+            for part, finding in findings.items()
+        },
     }
 
 

@@ -120,20 +120,33 @@ def _memory(config: ModelConfig) -> Table:
     total = sum(count_parameters(config).values())
     table = _pairs()
     for dtype in ("float32", "bfloat16"):
-        per_token = cache_bytes_per_token(config, dtype)
-        cache = f"{size(per_token)} of cache per token, {size(per_token * config.context)} for a full context"
-        table.add_row(dtype, f"{size(total * BYTES[dtype])} of weights; {cache}")
-    table.add_row("on a CPU", f"the network in C keeps its cache in {_CACHE_IN_C}, whatever the weights are")
+        facts = f"{size(total * BYTES[dtype])} of weights"
+        if config.kind != "encoder":
+            facts += f"; {_cache(config, cache_bytes_per_token(config, dtype))}"
+        table.add_row(dtype, facts)
+    if config.kind == "encoder":
+        table.add_row("cache", "none, because an encoder reads a text at once")
+    else:
+        table.add_row("on a CPU", f"the network in C keeps its cache in {_CACHE_IN_C}, whatever the weights are")
     return table
 
 
+def _cache(config: ModelConfig, per_token: int) -> str:
+    """Returns the size of the cache in words. An encoder-decoder also keeps keys and values of the source."""
+    if config.kind == "encoder-decoder":
+        full = size(2 * per_token * config.context)
+        return f"{size(per_token)} of cache per token of source and of target, {full} for two full contexts"
+    return f"{size(per_token)} of cache per token, {size(per_token * config.context)} for a full context"
+
+
 def _lengths(config: ModelConfig, width: int) -> Table:
-    """Returns the cost of a forward pass by text length, up to the full context.
+    """Returns the cost of a forward pass by text length, up to the full context; of an encoder-decoder, for both texts.
 
     The last column is the share of the multiplications that compute or use attention weights.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    headings = ("tokens", "attention weights", "multiplications", "for weights")
+    tokens_of = "tokens of each text" if config.kind == "encoder-decoder" else "tokens"
+    headings = (tokens_of, "attention weights", "multiplications", "for weights")
     for heading in headings if width >= _WIDE else ("tokens", "weights", "products", "for weights"):
         table.add_column(heading, justify="right", no_wrap=True)
     for tokens in _doubled(config.context):
@@ -198,8 +211,8 @@ def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: s
         "memory_bytes": {
             dtype: {
                 "weights": sum(parts.values()) * BYTES[dtype],
-                "cache_per_token": cache_bytes_per_token(config, dtype),
-                "cache_per_token_in_c": cache_bytes_per_token(config, _CACHE_IN_C),
+                "cache_per_token": cache_bytes_per_token(config, dtype) if config.kind != "encoder" else 0,
+                "cache_per_token_in_c": cache_bytes_per_token(config, _CACHE_IN_C) if config.kind != "encoder" else 0,
             }
             for dtype in ("float32", "bfloat16")
         },

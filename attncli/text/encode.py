@@ -14,6 +14,7 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
+from attncli.config import TOKENIZER_KINDS
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import stretches
 
@@ -113,6 +114,8 @@ def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
 
     This is true of every tokenizer that attncli trained.
     """
+    if tokenizer.kind not in TOKENIZER_KINDS:  # the tokenizer of Marian has no JSON
+        return False
     described = json.loads(tokenizer.to_json())
     before = described["pre_tokenizer"] or {}
     by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]

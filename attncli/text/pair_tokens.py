@@ -6,6 +6,7 @@ decoder predicts it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,29 +104,36 @@ class PairTokens:
         return len(self.source)
 
 
-def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer, meter: ProgressMeter) -> PairTokens:
-    """Returns the ids of pairs. Raises BadCheckpoint for a tokenizer that does not end a text with one token."""
-    source, target = (_id_lists(side, tokenizer, meter) for side in (pairs.source, pairs.target))
+def tokenize_pairs(
+    pairs: Pairs, tokenizer: Tokenizer, meter: ProgressMeter, forced: tuple[int, ...] = ()
+) -> PairTokens:
+    """Returns the ids of pairs. Raises BadCheckpoint for a tokenizer that does not end a text with one token.
+
+    `forced` are the tokens with which the model begins every target, such as the code of a language; if there are none,
+    a target begins with the tokens that the tokenizer adds before a text.
+    """
+    source = _id_lists(pairs.source, tokenizer, tokenizer.opening, meter)
+    target = _id_lists(pairs.target, tokenizer.target, forced or tokenizer.target.opening, meter)
     return PairTokens(pairs, source, target)
 
 
-def _id_lists(texts: StringArray, tokenizer: Tokenizer, meter: ProgressMeter) -> IdLists:
-    """Returns the ids of texts, each between the tokens that the tokenizer adds before and after a text."""
+def _id_lists(texts: StringArray, tokenizer: Tokenizer, opening: Sequence[int], meter: ProgressMeter) -> IdLists:
+    """Returns the ids of texts, each between `opening` and the token that the tokenizer adds after a text."""
     if tokenizer.closing != (tokenizer.end_of_text,):
         raise BadCheckpoint(
             "The tokenizer must add exactly one token after a text, so that a model can end a translation.",
             "Train on pairs with a new tokenizer, or with the tokenizer of an encoder-decoder.",
         )
     encoder = Encoder(tokenizer, ends=True)
-    opening = np.asarray(tokenizer.opening, dtype_of(tokenizer))
+    before = np.asarray(opening, dtype_of(tokenizer))
     ids, lengths = [], []
     for group in batches((text, True) for text in texts):
         some = encoder.encode(group)
         # In BPE, only an end token has the id of the end token. Other tokenizers count the ids of every text.
         ends = np.asarray(encoder.ends or np.flatnonzero(some == tokenizer.end_of_text) + 1, np.int64)
         sizes = np.diff(ends, prepend=0)
-        ids.append(np.insert(some, np.repeat(ends - sizes, len(opening)), np.tile(opening, len(ends))))
-        lengths.append(sizes + len(opening))
+        ids.append(np.insert(some, np.repeat(ends - sizes, len(before)), np.tile(before, len(ends))))
+        lengths.append(sizes + len(before))
         meter.add(sum(len(text.encode()) for text, _ in group))
     return IdLists.of(
         np.concatenate([np.empty(0, dtype_of(tokenizer)), *ids]), np.concatenate([np.empty(0, np.int64), *lengths])

@@ -98,7 +98,9 @@ def _numbers_per_token(model: ModelConfig, setup: StepSetup, recompute: bool) ->
 
     In an encoder-decoder, the encoder is assumed to read half of the tokens, and the decoder the other half.
     """
-    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # attention weights; not stored on a GPU
+    weights = (
+        model.heads * setup.load.keys if setup.device.type == "cpu" else 0
+    )  # attention weights; not stored on a GPU
     attention, feed_forward = 12 * model.width + weights, 4 * model.width + 4 * model.feed_forward_width
     if model.encoder_layers:
         layers = model.encoder_layers + model.layers

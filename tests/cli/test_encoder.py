@@ -152,9 +152,15 @@ def test_neighbors_in_a_text_are_those_of_the_last_hidden_state(bert, capsys):
     assert [token["cosine"] for token in near] == pytest.approx(cosines.topk(3).values.tolist(), abs=1e-5)
 
 
-def test_the_chance_of_a_head_is_that_of_attention_without_a_mask(bert, capsys):
-    found = told(capsys, "heads", "--length", "10", "-m", str(bert[1]))
-    assert found["kinds"]["previous"]["chance"] == pytest.approx([1 / 21, 1 / 21])
+def test_ablation_changes_the_masked_word(bert, capsys):
+    found = told(capsys, "ablate", "The [MASK] barked.", "-m", str(bert[1]))
+    ((_, probabilities),) = expected(bert, "The [MASK] barked.")
+    assert found["token"] == 2
+    assert found["predicted"]["id"] == int(probabilities.argmax())
+    assert found["before"]["probability"] == pytest.approx(float(probabilities.max()), abs=1e-5)
+    assert len(found["effects"]) == 8
+    assert run(["ablate", "The [MASK] barked.", "-m", str(bert[1]), "--edge", "1:barked"]) == 0
+    assert "Candidates for ␣[MASK] [2]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,6 @@ def test_the_chance_of_a_head_is_that_of_attention_without_a_mask(bert, capsys):
         (["generate", "The dog"], "continues no text"),
         (["explain", "The dog", "--generate", "3"], "continues no text"),
         (["bench"], "continues no text"),
-        (["ablate", "The dog"], "predicts no next token"),
         (["next", "The [MASK].", "--truncate"], "continues no text, so --truncate does not apply"),
     ],
 )

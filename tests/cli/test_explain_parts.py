@@ -189,19 +189,8 @@ def test_a_cut_of_an_encoder_alone_changes_the_masked_word(bert, capsys):
 # Other commands
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["heads"],
-        ["ablate", SOURCE],
-        ["faithful", *[f"{SOURCE} {SOURCE}"] * 8],
-        ["compare", SOURCE, "The dog sleeps."],
-        ["neighbors", "dog", "--in", SOURCE],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_commands_for_one_stack_say_in_a_line_why_they_refuse(arguments, translator, capsys):
-    assert run([*arguments, "-m", str(translator)]) == 2
+def test_faithful_says_in_a_line_why_it_refuses(translator, capsys):
+    assert run(["faithful", *[f"{SOURCE} {SOURCE}"] * 8, "-m", str(translator)]) == 2
     message, hint = capsys.readouterr().err.splitlines()[:2]
     assert message.startswith("error: tiny translates, and this command ")
     assert "attncli explain" in hint
@@ -211,3 +200,40 @@ def test_neighbors_and_analogies_of_embeddings_need_no_stack(translator, capsys)
     assert run(["neighbors", "dog", "-m", str(translator)]) == 0
     assert run(["analogy", "dog", "Hund", "sings", "-m", str(translator)]) == 0
     capsys.readouterr()
+
+
+@torch.no_grad()
+def test_a_word_in_two_texts_is_compared_in_the_encoder_of_transformers(translator, capsys):
+    texts = SOURCE, "A small dog."
+    assert run(["compare", *texts, "--token", "dog", "-m", str(translator), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    states = []
+    for text, one in zip(texts, found["texts"], strict=True):
+        ids = [token["id"] for token in one["tokens"]]
+        assert ids == [*TOKENIZER.encode(text), 2]
+        assert len(one["shares"]) == len(ids)
+        encoded = theirs.model.encoder(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states.append([state[0, one["word"]["last"]] for state in encoded])
+    assert found["attention"] == "encoder"
+    assert len(found["cosines"]) == 3
+    # The last hidden state of transformers is after the final norm.
+    expected = [float(torch.cosine_similarity(a, b, 0)) for a, b in zip(*states, strict=True)][:-1]
+    assert found["cosines"][:-1] == pytest.approx(expected, abs=1e-5)
+    parts = [pull for one in found["texts"] for pull in one["pulls"]]
+    assert sum(parts) + found["feed_forward"] + found["embedding"] == pytest.approx(found["distance"], rel=1e-5)
+    assert run(["compare", *texts, "--token", "dog", "-m", str(translator)]) == 0
+    assert "The encoder reads both texts" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_neighbors_in_a_text_are_those_of_the_encoder(translator, capsys):
+    assert run(["neighbors", "dog", "--in", SOURCE, "--layer", "1", "-m", str(translator), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    ids = [*TOKENIZER.encode(SOURCE), 2]
+    state = theirs.model.encoder(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0]
+    at = ids.index(TOKENIZER.encode(" dog")[0])
+    cosines = torch.cosine_similarity(state[at], theirs.model.shared.weight, -1)
+    near = found["nearest"]
+    assert [token["cosine"] for token in near] == pytest.approx(cosines.topk(10).values.tolist(), abs=1e-5)

@@ -8,8 +8,11 @@ import torch
 from rich.cells import cell_len
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.ablation import Ablation, Effect, Without, ablate, edges_between
+from attncli.explain.ablated_pass import Without
+from attncli.explain.ablation import Ablation, Effect, ablate, edges_between
 from attncli.explain.next_token import NextToken
+from attncli.explain.question import MapAxes
+from attncli.explain.reading import Reading
 from attncli.render.ablation import ablation_document, ablation_screen
 from attncli.text.tokenizer import Piece
 from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
@@ -30,7 +33,7 @@ def model_of(family):
 
 
 def ablated(model, removed=None, **options):
-    return ablate(model, TOKENIZER, PIECES, removed, **options)
+    return ablate(Reading.of(model, PIECES), TOKENIZER, removed, **options)
 
 
 @torch.no_grad()
@@ -103,7 +106,7 @@ def test_no_information_passes_a_cut_edge(family):
     found = ablated(model, [everything, Without(edges=((LAST, LAST - 2),))])
     other = list(PIECES)
     other[2] = Piece(7, "x", 1)
-    replaced = ablate(model, TOKENIZER, other, [everything])
+    replaced = ablate(Reading.of(model, other), TOKENIZER, [everything])
     now, then = (effect.next_tokens for effect in (replaced.effects[0], found.effects[0]))
     assert [token.id for token in now] == [token.id for token in then]
     assert [token.probability for token in now] == pytest.approx([token.probability for token in then], abs=1e-9)
@@ -114,14 +117,15 @@ def test_no_information_passes_a_cut_edge(family):
 def test_the_prediction_of_an_earlier_token_ignores_later_tokens(replacement):
     model = model_of({})
     found = ablated(model, [Without(heads=((1, 1),))], token=3, replacement=replacement)
-    short = ablate(model, TOKENIZER, PIECES[:4], [Without(heads=((1, 1),))], replacement=replacement)
+    without = Without(heads=((1, 1),))
+    short = ablate(Reading.of(model, PIECES[:4]), TOKENIZER, [without], replacement=replacement)
     assert found.effects[0].log_probability == pytest.approx(short.effects[0].log_probability, abs=1e-9)
     assert found.token == 3
 
 
 def test_padding_ids_are_never_predicted():
     model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
-    found = ablate(model, TOKENIZER, PIECES, [Without(heads=((0, 0),))])
+    found = ablate(Reading.of(model, PIECES), TOKENIZER, [Without(heads=((0, 0),))])
     with torch.no_grad():
         logits = model(torch.tensor([[piece.id for piece in PIECES]]))[0, -1, : TOKENIZER.vocab_size]
     assert found.before.log_probability == pytest.approx(float(logits.log_softmax(-1).max()), abs=1e-5)
@@ -132,14 +136,15 @@ def test_an_edge_named_by_words_is_cut_between_all_their_tokens():
     """Cutting an edge between words equals cutting each edge between their tokens by hand."""
     model, letters = tiny_model(vocab_size=257), byte_tokenizer()
     pieces = letters.pieces("a cat sat")
-    edges = edges_between(pieces, "sat", "cat")
+    reading = Reading.of(model, pieces)
+    edges = edges_between(reading.axes, "sat", "cat")
     assert set(edges) == {(at, to) for at in (6, 7, 8) for to in (2, 3, 4)}
-    found = ablate(model, letters, pieces, [Without(edges=edges), Without(edges=((8, 4),))])
+    found = ablate(reading, letters, [Without(edges=edges), Without(edges=((8, 4),))])
     assert found.effects[0].log_probability != found.effects[1].log_probability
-    assert edges_between(pieces, "8", "4") == ((8, 4),)
-    assert edges_between(pieces, "cat", "cat") == ((2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4))
+    assert edges_between(reading.axes, "8", "4") == ((8, 4),)
+    assert edges_between(reading.axes, "cat", "cat") == ((2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4))
     with pytest.raises(UsageProblem, match="comes later"):
-        ablate(model, letters, pieces, [Without(edges=edges_between(pieces, "cat", "sat"))])
+        ablate(reading, letters, [Without(edges=edges_between(reading.axes, "cat", "sat"))])
 
 
 @pytest.mark.parametrize(
@@ -162,9 +167,9 @@ def test_missing_tokens_heads_and_edges_are_refused(removed, options, message):
 
 def test_a_text_that_is_empty_or_too_long_is_refused():
     with pytest.raises(BadInput, match="no tokens"):
-        ablate(tiny_model(), TOKENIZER, [])
+        ablate(Reading.of(tiny_model(), []), TOKENIZER)
     with pytest.raises(BadInput, match="at most 96"):
-        ablate(tiny_model(), TOKENIZER, [*PIECES] * 30)
+        ablate(Reading.of(tiny_model(), [*PIECES] * 30), TOKENIZER)
 
 
 # The screen
@@ -179,7 +184,8 @@ def effect(log_probability, first=7, heads=(), edges=()):
 
 def found_of(*effects):
     pieces = tuple(Piece(at, text, len(text)) for at, text in enumerate(["He", " sat", HOSTILE]))
-    return Ablation(pieces, 2, 2, 1, "zero", effect(math.log(0.4)), effects)
+    before = effect(math.log(0.4))
+    return Ablation(MapAxes.causal(pieces), 2, 2, 1, "zero", before.next_tokens[0], before, effects)
 
 
 HEADS = [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -80,7 +80,7 @@ def test_translations_equal_those_of_transformers(name, penalty, count, tmp_path
     prompts, sources = loaded.inputs(PROMPTS[:1] if count == 64 else PROMPTS)
     ends, forced = {*loaded.end_ids, *range(3, 290, 150 if count == 64 else 20)}, len(loaded.forced)
     config = SampleConfig(beams=4, num_samples=2, length_penalty=penalty, max_new_tokens=count)
-    more = {"forced_eos_token_id": None, "use_cache": not name.startswith("t5")}  # their cache has the encoder's layers
+    more = {"use_cache": not name.startswith("t5")}  # their cache has the encoder's layers
     expected = [text[forced:] for one in sources for text in theirs_by(theirs, one, config, ends, **more)]
     ours = settings_for(loaded, replace(config, max_new_tokens=count - forced), ())
     assert found_by(TorchBackend(loaded.model), ours, ends, prompts, sources) == expected

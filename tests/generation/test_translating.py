@@ -82,10 +82,40 @@ def test_greedy_targets_equal_those_of_transformers(name, tokenizer, tmp_path):
     found = samples_of(loaded.model, tokenizer, config, sources, loaded.end_ids, prompts[0])
     for source, sample in zip(sources, found, strict=True):
         expected = theirs.generate(
-            torch.tensor([source]), max_new_tokens=64, do_sample=False, num_beams=1, forced_eos_token_id=None,
+            torch.tensor([source]), max_new_tokens=64, do_sample=False, num_beams=1,
             use_cache=not name.startswith("t5"),  # their cache has as many layers as the encoder
         )  # fmt: skip
         assert [*prompts[0], *sample.ids] == expected[0].tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_banned_tokens_and_forced_ends_are_those_of_transformers(beams, tokenizer, tmp_path):
+    """Marian's padding, which begins a target, would be the most probable token everywhere."""
+    theirs = their_model("marian")
+    theirs.final_logits_bias[0, 299] = 50
+    theirs.generation_config.forced_eos_token_id, theirs.generation_config.bad_words_ids = 2, [[299]]
+    save_theirs(tmp_path, theirs, tokenizer)
+    loaded = load_model(tmp_path, CPU, torch.float32)
+    assert (loaded.banned, loaded.forced_end) == ({299}, 2)
+    for count in (1, 9):
+        config = settings_for(loaded, SampleConfig(max_new_tokens=count, beams=beams), ())
+        prompts, sources = loaded.inputs(SOURCES)
+        found = samples_of(loaded.model, tokenizer, config, sources, loaded.end_ids, prompts[0])
+        for source, sample in zip(sources, found, strict=True):
+            (expected,) = theirs.generate(
+                torch.tensor([source]), max_new_tokens=count, do_sample=False, num_beams=beams, early_stopping=False
+            )
+            assert [*prompts[0], *sample.ids] == expected.tolist()
+            assert 299 not in sample.ids
+            assert sample.ids[-1] == 2
+
+
+def test_the_forced_end_is_the_last_token_of_a_full_context(tokenizer):
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300, "context": 8})
+    for config in (replace(GREEDY, max_new_tokens=30, forced_end=9), SampleConfig(beams=2, forced_end=9)):
+        for backend in (TorchBackend(model), in_c(model)):
+            (sample,) = samples_of(backend, tokenizer, config, [SOURCES[0]], frozenset({9}))
+            assert (len(sample.ids), sample.ids[-1]) == (8, 9)
 
 
 def test_equal_sources_of_new_samples_are_encoded_once(model, tokenizer):

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from attncli.config import ModelConfig
+from attncli.model.attention import Observer
 from attncli.model.count import (
     ATTENTION,
     BYTES,
     PRESETS,
+    attention_count,
     attention_weights,
     cache_bytes_per_token,
     count_parameters,
@@ -18,7 +20,7 @@ from attncli.model.count import (
     multiplications,
 )
 from attncli.model.transformer import Transformer
-from tests.support.models import Recorder, ids_of, tiny_model
+from tests.support.models import ENCODER_DECODERS, ENCODERS, Recorder, ids_of, tiny_model
 
 
 def built(config):
@@ -103,6 +105,47 @@ def test_counted_attention_weights_and_multiplications_equal_a_forward_pass(fami
     assert quadratic == 2 * config.head_width * attention_weights(config, tokens)
     squares = 2 * config.head_width * config.heads * config.layers * tokens**2
     assert counter.get_total_flops() == 2 * (linear + squares)
+
+
+class _Weights(Observer):
+    """Counts the weights of every attention that are not 0."""
+
+    def __init__(self):
+        self.count = 0
+
+    def watches(self, part):
+        return True
+
+    def attention(self, layer, steps, module):
+        self.count += int((steps.weights > 0).sum())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 9])
+@pytest.mark.parametrize("name", [*ENCODER_DECODERS, *ENCODERS])
+def test_attention_weights_of_an_encoder_and_of_both_texts_of_a_translation_are_counted(name, tokens):
+    model, seen = tiny_model(**(ENCODER_DECODERS | ENCODERS)[name]), _Weights()
+    ids = ids_of(tokens)
+    with FlopCounterMode(display=False) as counter:
+        source = model.read_source(ids, observe=seen) if model.config.encoder_layers else None
+        model(ids, observe=seen, source=source)
+    assert seen.count == attention_weights(model.config, tokens)
+    linear, quadratic = multiplications(model.config, tokens)
+    assert quadratic == 2 * model.config.head_width * seen.count
+    layers = attention_count(model.config)
+    masked = 2 * model.config.head_width * model.config.heads * layers * tokens**2
+    transform = model.config.width**2 * tokens if model.config.head_transform else 0  # of BERT's head
+    assert counter.get_total_flops() == 2 * (linear + masked + transform)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_a_source_token_has_as_many_bytes_in_the_cache_as_a_target_token(name):
+    model = tiny_model(**ENCODER_DECODERS[name])
+    source = model.read_source(ids_of(7))
+    assert sum(one.nbytes for pair in source.layers for one in pair) == 7 * cache_bytes_per_token(
+        model.config, "float32"
+    )
 
 
 def test_published_sizes():

@@ -16,6 +16,7 @@ from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.hub import _tokenizer_files
 from attncli.checkpoint.load import load_model
 from attncli.errors import BadCheckpoint, BadInput
+from tests.support.commands import ask
 
 SIDES = {
     "source": ["A dog runs.", "The dogs sleep under the old tree.", "Don't run, little dog!", "We saw 12 small cats."]
@@ -117,20 +118,46 @@ def test_the_hub_needs_the_files_of_the_tokenizer_that_a_repository_has():
     assert _tokenizer_files({"config.json", "vocab.json"}) == {"tokenizer.json"}
 
 
-def test_a_model_is_loaded_with_its_two_tokenizers(folder, both, tmp_path):
+@pytest.fixture
+def model(folder, both, tmp_path):
+    """Returns a random Marian of transformers, whose directory has the files of the tokenizer."""
     size = both[0].vocab_size
     config = MarianConfig(
         vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
         decoder_attention_heads=2, decoder_ffn_dim=16, max_position_embeddings=32, pad_token_id=size - 1,
         decoder_start_token_id=size - 1, eos_token_id=0, forced_eos_token_id=0,
     )  # fmt: skip
-    MarianMTModel(config).save_pretrained(tmp_path)
+    theirs = MarianMTModel(config).eval()
+    theirs.final_logits_bias.normal_()
+    theirs.save_pretrained(tmp_path)
     for name in ("source.spm", "target.spm", "vocab.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
+    return theirs
+
+
+def test_a_model_is_loaded_with_its_two_tokenizers(model, both, tmp_path):
     loaded = load_model(tmp_path, torch.device("cpu"), torch.float32)
-    assert (loaded.start_of_text, loaded.end_ids) == (size - 1, {0})
+    assert (loaded.start_of_text, loaded.end_ids) == (both[0].vocab_size - 1, {0})
+    assert loaded.forced_end == 0
     assert loaded.tokenizer.encode("dogs") == both[0].encode("dogs")
     assert loaded.tokenizer.target.encode("Hund") == both[0].target.encode("Hund")
+
+
+def test_eval_scores_targets_with_the_target_tokenizer_as_transformers_does(model, both, tmp_path, capsys):
+    pairs = list(zip(*SIDES.values(), strict=True))[:4]
+    (tmp_path / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    nats, tokens = 0.0, 0
+    for source, target in pairs:
+        found = both[1](source, text_target=target, return_tensors="pt")
+        labels = found["labels"]
+        assert labels[0].tolist() == [*both[0].target.encode(target), 0]
+        with torch.no_grad():
+            nats += float(model(input_ids=found["input_ids"], labels=labels).loss) * labels.shape[1]
+        tokens += labels.shape[1]
+    code, out, _ = ask(capsys, "eval", str(tmp_path), str(tmp_path / "pairs.tsv"), "--json")
+    document = json.loads(out)
+    assert (code, document["pairs"], document["scored_tokens"]) == (0, 4, tokens)
+    assert document["nats_per_token"] == pytest.approx(nats / tokens, rel=1e-5)
 
 
 def test_pieces_cover_the_text_and_names_are_those_inside_a_text(both):

@@ -3,50 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
 
+from attncli.checkpoint.load import LoadedModel
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
 from attncli.errors import UsageProblem
-from attncli.explain.ablation import Edge, Without, ablate, edges_between
+from attncli.explain.ablated_pass import Edge, Head, Without
+from attncli.explain.ablation import ablate, edges_between
+from attncli.explain.defaults import PARTS, AttentionPart, Replacement
 from attncli.explain.locate import find_token
+from attncli.explain.question import MapAxes
+from attncli.explain.reading import BOTH, Reading, TextPair
 from attncli.render.ablation import ablation_document, ablation_screen
-from attncli.text.tokenizer import Piece
+from attncli.views import ViewOptions, refuse_part, text_of
 
 
 def run(
     text: str,
     source: ModelSource,
-    heads: tuple[tuple[int, int], ...],
+    heads: tuple[Head, ...],
     edges: Sequence[str],
     token: str | None,
-    replacement: Literal["zero", "mean"],
+    replacement: Replacement,
+    part: AttentionPart | None,
+    target: str | None,
     *,
     json: bool,
 ) -> None:
     """Prints what the prediction loses. Raises UsageProblem for an edge, head or token that does not exist."""
     loaded = load(source)
-    loaded.refuse_encoder("predicts no next token")
-    loaded.refuse_translator("ablates a decoder alone")
-    pieces = loaded.pieces(text)
-    cut = tuple(dict.fromkeys(pair for edge in edges for pair in _parse_edge(edge, pieces)))
+    reading = _reading(loaded, text, part, target)
+    removed = None if not (heads or edges) else [_without(loaded, reading, heads, edges, part)]
+    axes = (replace(reading, parts=BOTH) if loaded.translates else reading).axes
     finding = ablate(
-        loaded.model,
+        reading,
         loaded.tokenizer,
-        pieces,
-        [Without(heads, cut)] if heads or cut else None,
-        token=find_token(pieces, token) if token is not None else None,
+        removed,
+        token=find_token(axes.rows, token, axes.first) if token is not None else None,
         replacement=replacement,
     )
     show_result(
         lambda: ablation_document(finding, loaded.name),
-        lambda console: ablation_screen(finding, loaded.name, console.width, everything=not (heads or cut)),
+        lambda console: ablation_screen(finding, loaded.name, console.width, everything=removed is None),
         json=json,
     )
 
 
-def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
+def _reading(loaded: LoadedModel, text: str, part: AttentionPart | None, target: str | None) -> Reading:
+    """Returns a text, or a text and its translation, with the attentions whose heads are ablated."""
+    refuse_part(loaded, part)
+    if target is not None and not loaded.translates:
+        raise UsageProblem(f"--target is a translation, and {loaded.name} does not translate.", "Leave --target out.")
+    read = text_of(loaded, text, ViewOptions(target=target))
+    if isinstance(read, TextPair):
+        return Reading.translated(loaded.model, read, PARTS if part is None else [part])
+    reading = Reading.of(loaded.model, read)
+    if not reading.predicts:
+        raise UsageProblem(
+            f"{loaded.name} is an encoder without an output head, so it predicts nothing.",
+            "attncli explain shows its attention.",
+        )
+    return reading
+
+
+def _without(
+    loaded: LoadedModel, reading: Reading, heads: tuple[Head, ...], edges: Sequence[str], part: AttentionPart | None
+) -> Without:
+    """Returns the heads and edges to ablate. Raises UsageProblem if an encoder-decoder is given no attention."""
+    if loaded.translates and part is None:
+        given = "--head" if heads else "--edge"
+        raise UsageProblem(
+            f"{loaded.name} has an encoder, a decoder and cross-attention, so {given} is ambiguous.",
+            f"Choose with {' or '.join(f'--part {name}' for name in PARTS)}.",
+        )
+    cut = tuple(dict.fromkeys(pair for edge in edges for pair in _parse_edge(edge, reading.axes)))
+    return Without(heads, cut, reading.parts[0])
+
+
+def _parse_edge(edge: str, axes: MapAxes) -> tuple[Edge, ...]:
     """Returns the edges of one --edge: '6:4' -> ((6, 4),). A word stands for each of its tokens, as in 'mat:cat'."""
     query, colon, source = edge.partition(":")
     if not (query and colon and source):
@@ -54,4 +90,4 @@ def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
             f"--edge {edge!r} is not an edge.",
             "Use QUERY:SOURCE, such as 6:4 to mask the attention of token 6 to token 4.",
         )
-    return edges_between(pieces, query, source)
+    return edges_between(axes, query, source)

@@ -21,7 +21,6 @@ def run(
 ) -> None:
     """Prints how similar a word's vectors are in two texts. Raises UsageProblem for a word that one text lacks."""
     loaded = load(source)
-    loaded.refuse_translator("compares words in a decoder alone")
     pieces = [loaded.pieces(text) for text in texts]
     finding = compare(loaded.model, pieces, find_words(pieces, tokens), layer)
     show_result(

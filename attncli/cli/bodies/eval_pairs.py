@@ -49,7 +49,7 @@ def run(source: ModelSource, dtype: str, given: PairsToScore, reading: CorpusCon
         raise UsageProblem(f"{loaded.name} does not translate, so it has no score on pairs.", "Give it a text.")
     began = monotonic()
     meter = ProgressMeter(None, Progress("tokenizing", 0, pairs.bytes))
-    tokens = tokenize_pairs(pairs, loaded.tokenizer, meter).within(loaded.model.config.context)
+    tokens = tokenize_pairs(pairs, loaded.tokenizer, meter, loaded.forced).within(loaded.model.config.context)
     if not len(tokens):
         raise BadInput("Every pair has more tokens than the context.", "Give shorter sentences.")
     with evaluation_progress(messages(), tokens.to_score) as progress:

@@ -18,7 +18,7 @@ def run(texts: Sequence[str], files: list[str], source: ModelSource, passages: i
     """Prints the score of each ranking, measured on the texts and on `passages` passages drawn from the files."""
     loaded = load(source)
     loaded.refuse_encoder("predicts no next token")
-    loaded.refuse_translator("ranks the sources of a decoder alone")
+    loaded.refuse_translator("compares rankings, such as rollout, which is not defined across two texts")
     rows = [[*loaded.tokenizer.opening, *loaded.tokenizer.encode(text)] for text in texts]
     drawn = passages_of(files, loaded, passages, seed) if files else None
     if drawn is not None:

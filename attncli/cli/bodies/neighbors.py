@@ -41,6 +41,5 @@ def _neighbors(question: Question, loaded: LoadedModel) -> Neighbors:
     network, tokenizer, word, count = loaded.model, loaded.tokenizer, question.word, question.count
     if question.inside is None:
         return neighbors(network, tokenizer, spell(tokenizer, word), count=count)
-    loaded.refuse_translator("reads a text with a model of one stack")
     text = loaded.pieces(question.inside)
     return neighbors_in_text(network, tokenizer, text, word, layer=question.layer, among=question.among, count=count)

@@ -45,10 +45,11 @@ class Batch(Protocol):
 
 
 class Load(NamedTuple):
-    """The largest batch of a run: its rows, and the tokens of a row, padding included."""
+    """The largest batch of a run: its rows, the tokens of a row, and the keys of a query, padding included."""
 
     rows: int
     row_tokens: int
+    keys: int  # the most tokens to which a token attends
 
 
 class Task(Protocol):

@@ -160,7 +160,7 @@ class PairTask:
     def load(self, context: int, batch_size: int) -> Load:
         """Returns the size of a batch of the longest pairs."""
         longest = self._longest_pair
-        return Load(max(batch_size // longest, 1), longest)
+        return Load(max(batch_size // longest, 1), longest, self.corpus.train.longest)
 
     def shape(self, layers: int, width: int, context: int) -> ModelConfig:
         """Returns the config of a new encoder-decoder."""

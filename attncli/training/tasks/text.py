@@ -115,7 +115,7 @@ class TextTask:
 
     def load(self, context: int, batch_size: int) -> Load:
         """Returns the size of every batch."""
-        return Load(batch_size, context)
+        return Load(batch_size, context, context)
 
     def shape(self, layers: int, width: int, context: int) -> ModelConfig:
         """Returns the config of a new decoder."""
