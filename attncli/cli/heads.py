@@ -29,8 +29,6 @@ def heads(
 ) -> None:
     """Find out what every head does: previous token, duplicate, induction or sink, compared with chance.
 
-    For BERT and models that translate, also: next token, the token itself, the token at the same place.
-
     attncli heads
     attncli heads my-model --all
     """

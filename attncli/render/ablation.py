@@ -32,6 +32,7 @@ from attncli.render.palette import BAR, TITLE
 
 if TYPE_CHECKING:
     from attncli.explain.ablation import Ablation, Effect
+    from attncli.explain.defaults import AttentionPart
     from attncli.explain.next_token import NextToken
 
 _NAMED = 10  # heads shown by name, or tokens of a translation
@@ -187,18 +188,19 @@ def _ranking(finding: Ablation, width: int) -> Table:
     named = finding.axes.part is not None
     room = max(0, min(_WIDEST_BAR, width - (48 if named else 40)))
     table = Table.grid(padding=(0, 1))
-    for justify in (*(["left"] if named else []), "right", "right", "right", "left", "left"):
+    if named:
+        table.add_column(no_wrap=True)
+    for justify in ("right", "right", "right", "left", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    names = "head", "nats", "P" if finding.predicted is None else f"P({_measured_label(finding, 6)})"
-    of = [Text()] if named else []
-    table.add_row(*of, *(Text(name, "dim") for name in names), "", Text(_last_column(finding), "dim"))
+    probability = "P" if finding.predicted is None else f"P({_measured_label(finding, 6)})"
+    names = *([""] if named else []), "head", "nats", probability, "", _last_column(finding)
+    table.add_row(*(Text(name, "dim") for name in names))
     for effect in (finding.effects[at] for at in order):
         drop = finding.drop(effect)
         drawn = Text(bar(abs(drop) / widest, room), BAR if drop > 0 else "yellow")
-        name = f"{effect.heads[0][0]}.{effect.heads[0][1]}"
+        head = [*([effect.part] if effect.part else []), f"{effect.heads[0][0]}.{effect.heads[0][1]}"]
         turned = Text(_consequence(finding, effect), "dim")
-        cells = [name, _nats(drop), percent(effect.probability), drawn, turned]
-        table.add_row(*([str(effect.part)] if named else []), *cells)
+        table.add_row(*head, _nats(drop), percent(effect.probability), drawn, turned)
     return table
 
 
@@ -223,7 +225,8 @@ def _grids(finding: Ablation, width: int) -> Iterator[Table]:
     cell = max(6, 1 + max(len(_nats(finding.drop(effect))) for effect in finding.effects))
     if 7 + cell * finding.heads > width:
         return
-    for part, layers in (finding.parts or {None: finding.layers}).items():
+    stacks: list[tuple[AttentionPart | None, int]] = [*finding.parts.items()] or [(None, finding.layers)]
+    for part, layers in stacks:
         table = Table.grid(padding=(0, 0))
         table.add_column(justify="right", no_wrap=True, width=7)
         for _ in range(finding.heads):

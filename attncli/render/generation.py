@@ -12,6 +12,7 @@ from rich.style import Style
 from rich.text import Text as RichText
 
 from attncli.config import SampleConfig
+from attncli.config.option import options_of
 from attncli.generation.events import Event, Finished, PromptsRead, Reread, Throughput, Token
 from attncli.render.console import show
 from attncli.render.logprobs import logprobs_head, logprobs_row, token_document
@@ -119,7 +120,8 @@ class GenerationScreen:
         return {
             "model": model,
             "prompt": self._prompts[0] if len(self._prompts) == 1 else None,
-            "settings": asdict(config) | {"logit_bias": [_bias(id_, bias) for id_, bias in config.logit_bias]},
+            "settings": {name: getattr(config, name) for name in options_of(SampleConfig)}
+            | {"logit_bias": [_bias(id_, bias) for id_, bias in config.logit_bias]},
             "samples": [self._sample(sample) for sample in range(len(self._texts))],
         }
 

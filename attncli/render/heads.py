@@ -202,17 +202,18 @@ def _best_of_kinds(finding: HeadScores, width: int) -> Table:
     """Returns a table with a row for each kind: the best head, its score, chance, and if it fits, where it looks."""
     table = Table.grid(padding=(0, 1))
     wide = width >= _WITH_PLACES
-    for justify in ("left", "right", "right", "left", "left", *(["left"] if wide else [])):
+    for justify in ("left", "right", "right", "left", "left", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    room = max(4, min(_WIDEST_BAR, (width - _WITH_PLACES) // 2 + 4 if wide else width - 30))
+    room = max(4, min(_WIDEST_BAR, (width - _WITH_PLACES) // 2 + 4 if wide else width - 31))
     for kind in finding.kinds:
         best = finding.best(kind)
         if best is None:
             continue
         drawn = bar(finding.score(kind, *best), room).ljust(room)
         chance = Text(f"chance {decimal(finding.chance(kind, best[0]))}", "dim")
-        cells = [kind.ljust(9), f"{best[0]}.{best[1]}", decimal(finding.score(kind, *best)), Text(drawn, BAR), chance]
-        table.add_row(*cells, *([Text(looks_at(finding, kind), "dim")] if wide else []))
+        head, score = f"{best[0]}.{best[1]}", decimal(finding.score(kind, *best))
+        place = looks_at(finding, kind) if wide else ""
+        table.add_row(kind.ljust(9), head, score, Text(drawn, BAR), chance, Text(place, "dim"))
     return table
 
 
@@ -231,8 +232,10 @@ def _next_part(findings: Mapping[AttentionPart, HeadScores], width: int, named: 
 
 def best_part(findings: Mapping[AttentionPart, HeadScores]) -> AttentionPart | None:
     """Returns the attention with the head to look at next; None if no head stands out."""
-    margins = {part: one.margin(*which) for part, one in findings.items() if (which := one.worth_a_look())}
-    return max(margins, key=lambda part: margins[part]) if margins else None
+    margins: list[tuple[float, AttentionPart]] = [
+        (one.margin(*which), part) for part, one in findings.items() if (which := one.worth_a_look())
+    ]
+    return max(margins)[1] if margins else None
 
 
 def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:

@@ -152,6 +152,14 @@ def test_neighbors_in_a_text_are_those_of_the_last_hidden_state(bert, capsys):
     assert [token["cosine"] for token in near] == pytest.approx(cosines.topk(3).values.tolist(), abs=1e-5)
 
 
+def test_info_shows_no_cache(bert, capsys):
+    found = told(capsys, "info", str(bert[1]))
+    assert found["memory_bytes"]["float32"]["cache_per_token"] == 0
+    assert found["lengths"][-1] | {"tokens": 32, "attention_weights": 2 * 4 * 32 * 32} == found["lengths"][-1]
+    assert run(["info", str(bert[1])]) == 0
+    assert "none, because an encoder reads a text at once" in capsys.readouterr().out
+
+
 def test_ablation_changes_the_masked_word(bert, capsys):
     found = told(capsys, "ablate", "The [MASK] barked.", "-m", str(bert[1]))
     ((_, probabilities),) = expected(bert, "The [MASK] barked.")

@@ -159,6 +159,8 @@ def test_an_encoder_alone_is_explained(view, bert, capsys):
     if view is None:
         assert "[MASK] [2] get its information?" in shown
         assert "Candidates for" in shown
+        assert "--view lens" in shown
+        assert "--view logit" not in shown
         assert "special token" in shown
         assert "--view lens" in shown
         assert "--view logit" not in shown

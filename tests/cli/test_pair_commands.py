@@ -107,6 +107,8 @@ def test_info_and_plot_show_a_run_on_pairs(there, capsys):
     assert code == 0
     assert "1 in the encoder, 1 in the decoder" in out
     assert "pairs)" in out
+    assert "of cache per token of source and of target" in " ".join(out.split())
+    assert "tokens of each text" in out
     assert ask(capsys, "plot", "toy")[0] == 0
     assert "AutoModelForSeq2SeqLM" in Path("checkpoints/toy/README.md").read_text()
 

@@ -16,7 +16,7 @@ from attncli.model.transformer import Transformer, initialize
 from attncli.text.pair_batch import PairBatches
 from attncli.text.pair_corpus import prepare_pairs
 from attncli.text.pairs import read_pairs
-from attncli.training import make_plan, new_job, resume_job, run_job, summarize, train
+from attncli.training import make_plan, new_job, resume_job, run_job, step_setup, summarize, train
 from attncli.training.reports import EvalReport, Result, TranslationsReport
 from attncli.training.shapes import pair_shape
 from attncli.training.step import Trainee
@@ -213,6 +213,14 @@ def test_a_timed_plan_for_pairs_reserves_its_closing_work(corpus):
     assert plan.schedule.steps <= plan.most_steps
     assert plan.closing_seconds > 1
     assert plan.dropout == 0.2  # for 60 epochs
+
+
+def test_the_planned_memory_follows_the_longest_pair_and_not_the_context(corpus, monkeypatch):
+    monkeypatch.setattr(step_setup, "resident_memory", lambda: 0)
+    short, long = (make_plan(replace(PINNED, context=context), corpus).memory_bytes for context in (64, 1024))
+    assert short == long
+    wide = make_plan(replace(PINNED, batch_size=512), corpus).memory_bytes
+    assert short < wide
 
 
 def test_a_batch_must_have_room_for_the_longest_pair(corpus):
