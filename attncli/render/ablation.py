@@ -15,7 +15,7 @@ from rich.text import Text
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import (
-    ATTENTION,
+    ATTENTIONS,
     LABEL,
     heading,
     heading_document,
@@ -162,7 +162,7 @@ def _verdict(finding: Ablation, width: int) -> list[Text]:
         of = "its output" if len(effect.heads) == 1 else "each output"
         lines.append(f"{of}, replaced by {_REPLACED_BY[finding.replacement]}")
     else:
-        of = "" if effect.part is None else f" of {ATTENTION[effect.part]}"
+        of = "" if effect.part is None else f" of {ATTENTIONS[effect.part]}"
         paths = f"cut in all heads{of or ' of all layers'}; other paths remain"
         lines.append(paths if cell_len(paths) <= width else f"cut in all heads{of or ' and layers'}")
     kind, names = _names(finding, effect)

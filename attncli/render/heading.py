@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attncli.explain.next_token import NextToken
 
 LABEL = 14  # cells of a token's label
-_ATTENTIONS = {"encoder": "the encoder", "decoder": "the decoder's self-attention", "cross": "cross-attention"}
+ATTENTIONS = {"encoder": "the encoder", "decoder": "the decoder's self-attention", "cross": "cross-attention"}
 _ROWS = {
     "cross": "row: a token as it is predicted, column: a token of the source",
     "decoder": "row: a token as it is predicted, column: a token before it",
@@ -37,12 +37,12 @@ def shape_of(model: str, layers: int, heads: int, encoder_layers: int = 0) -> st
 
 def of_attention(axes: MapAxes) -> str:
     """Names the attention of an encoder-decoder: ' of cross-attention'; empty for other models."""
-    return f" of {_ATTENTIONS[axes.part]}" if axes.part in _ATTENTIONS else ""
+    return f" of {ATTENTIONS[axes.part]}" if axes.part in ATTENTIONS else ""
 
 
 def part_option(axes: MapAxes, default: str) -> str:
     """Returns the option for this attention: '--part encoder '; empty if a view shows this attention by default."""
-    return f"--part {axes.part} " if axes.part in _ATTENTIONS and axes.part != default else ""
+    return f"--part {axes.part} " if axes.part in ATTENTIONS and axes.part != default else ""
 
 
 def row_and_column(axes: MapAxes) -> str:

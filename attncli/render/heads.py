@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fold, one_line
-from attncli.render.heading import ATTENTION, shape_of, titled
+from attncli.render.heading import ATTENTIONS, shape_of, titled
 from attncli.render.numbers import bar, decimal, percent, plural
 from attncli.render.palette import BAR
 
@@ -178,13 +178,13 @@ def part_heads_screen(
     ]
     for part, finding in findings.items():
         if others:
-            parts += [Text(), titled(ATTENTION[part], "best head of each kind", width), _best_of_kinds(finding, width)]
+            parts += [Text(), titled(ATTENTIONS[part], "best head of each kind", width), _best_of_kinds(finding, width)]
         else:
-            parts += _by_kind(finding, width, f" · {ATTENTION[part]}")
+            parts += _by_kind(finding, width, f" · {ATTENTIONS[part]}")
         if everyone:
             parts += [
                 Text(),
-                titled(f"Every head of {ATTENTION[part]}", "% of its attention", width),
+                titled(f"Every head of {ATTENTIONS[part]}", "% of its attention", width),
                 _all(finding, width),
             ]
     return Group(*parts, Text(), *_next_part(findings, width, named))
