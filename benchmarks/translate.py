@@ -28,7 +28,7 @@ from pathlib import Path
 MOST = 100  # tokens of a translation
 TOOLS = ("attncli C", "attncli PyTorch", "transformers", "CTranslate2")
 Ids = list[list[int]]
-Translate = Callable[[Ids], Ids]  # sources -> translations, without the tokens that begin and end a translation
+Translate = Callable[[Ids], Ids]  # sources -> translations, without start and end tokens
 
 
 def attncli(folder: Path, in_c: bool, batch: int, beams: int, threads: int) -> Translate:

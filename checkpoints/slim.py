@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_KEPT = 10  # one report of a step is kept out of this many
+_KEPT = 10  # every tenth report of a step is kept
 
 
 def main() -> None:

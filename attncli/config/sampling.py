@@ -163,7 +163,7 @@ class SampleConfig:
         elif self.length_penalty != 1:
             raise UsageProblem.naming(
                 lambda named: (
-                    f"{named('length_penalty')} {self.length_penalty:g} compares the texts of a beam search.",
+                    f"{named('length_penalty')} {self.length_penalty:g} applies only to beam search.",
                     f"Give {named('beams')} 2 or more, or leave {named('length_penalty')} out.",
                 )
             )

@@ -131,8 +131,8 @@ class _WordWeights(Observer):
 def prediction_drops(model: Transformer, batch: PairBatch) -> Tensor:
     """Returns how much the prediction of each target word loses without each source word: (B, J, I), in nats.
 
-    The loss is a difference of log-probabilities of the target word, given the tokens before it: with the whole source,
-    minus without the source word. The word's tokens are masked in the encoder and in cross-attention, like padding.
+    A loss is the difference between two log-probabilities of the target word, given the target tokens before it: with
+    the whole source, and without the source word, whose tokens are masked in the encoder and in cross-attention.
     """
     count, words = len(batch.ids), batch.of_source.shape[2]
     kept = batch.mask[:, None] & (batch.of_source.transpose(1, 2) == 0)  # (B, I, S)

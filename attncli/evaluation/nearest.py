@@ -19,7 +19,7 @@ _CODE_BITS = 21  # the bits of a Unicode character; a trigram fits into 63 bits
 
 
 def nearest_targets(sources: Sequence[str], training: Sequence[tuple[str, str]]) -> list[str]:
-    """Returns the target of the most similar training source for each source; the first one if several are equal.
+    """Returns the target of the most similar training source for each source; of equally similar sources, the first.
 
     `training` contains at least one pair of a source and a target. If its sources have over MOST_CHARACTERS characters,
     only every second pair is searched, or every third pair, and so on.

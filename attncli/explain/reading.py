@@ -218,7 +218,7 @@ class Reading:
 
 
 class _Parts(Observer):
-    """Passes on what an observer receives, with the attention of the given parts."""
+    """Forwards a forward pass to an observer, with the attention of the given parts only."""
 
     def __init__(self, observe: Observer, parts: Collection[Part]) -> None:
         self.observe, self.parts = observe, parts

@@ -33,7 +33,7 @@ def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[
 
 
 def translated(loaded: LoadedModel, source: Sequence[Piece]) -> list[Piece]:
-    """Returns the tokens of the model's greedy translation of a source, without the tokens that begin and end it."""
+    """Returns the tokens of the model's greedy translation of a source, without the start and end tokens."""
     most = loaded.model.config.context - len(loaded.target())
     config = settings_for(loaded, SampleConfig(max_new_tokens=min(most, 2 * len(source) + 50)), ())
     sources = [[piece.id for piece in source]]

@@ -88,8 +88,8 @@ class Backend(Protocol):
     def read_sources(self, cache: Any, sources: Mapping[int, Sequence[int]]) -> None:
         """Encodes source texts, given as ids by sequence, for an encoder-decoder.
 
-        The cache keeps the keys and values of every cross-attention layer for these sequences, in place of those of an
-        earlier source. `read` attends to them, so a sequence needs a source before its first segment.
+        The cache stores the keys and values of every cross-attention layer for these sequences, and drops earlier
+        sources. `read` attends to the sources, so a sequence needs a source before its first segment.
         """
 
     def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:

@@ -188,7 +188,7 @@ def _parsed(line: str, where: str) -> Any:
 
 
 def _texts(record: Any) -> dict[str, str]:
-    """Returns the strings of a JSON object by key, or those of its "translation". Empty for any other value."""
+    """Returns the strings of a JSON object, or of its "translation", by key. Empty for any other value."""
     nested = record.get(_NESTED) if isinstance(record, dict) else None
     inner = nested if isinstance(nested, dict) else record
     return {key: text for key, text in inner.items() if isinstance(text, str)} if isinstance(inner, dict) else {}

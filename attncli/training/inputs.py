@@ -72,7 +72,7 @@ def refuse_settings(kind: InputKind, config: TrainConfig, start: LoadedModel | N
     if watch_heads:
         raise UsageProblem.naming(
             lambda named: (
-                f"{named('watch_heads')} is for text: its kinds of heads are those of a decoder that continues a text.",
+                f"{named('watch_heads')} is for text: it scores the heads of a decoder that continues a text.",
                 f"Leave {named('watch_heads')} out.",
             )
         )

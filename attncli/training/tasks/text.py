@@ -192,8 +192,8 @@ class TextTask:
     def borders(self) -> Borders:
         """Returns the start token and the end tokens of a new model.
 
-        The start token is the token that ends a document. A model that was trained on few documents has not learned
-        this token, so its start token is a line end.
+        The start token is the end token of a document. A model that was trained on few documents has not learned this
+        token, so its start token is a line end.
         """
         end, line_end = self.tokenizer.end_of_text, self.tokenizer.encode("\n")
         known = frozenset() if end is None else frozenset({end})
