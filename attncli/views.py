@@ -167,7 +167,7 @@ class View:
     shows: str
     takes: tuple[str, ...]
     load: Callable[[ViewOptions], Functions]
-    part: AttentionPart | None = None  # the default of --part for an encoder-decoder; None: both of the decoder
+    part: AttentionPart | None = None  # the default of --part for an encoder-decoder; None: decoder and cross
 
     def called(self, naming: Naming) -> str:
         """Returns the view for an error message: 'the first screen' or '--view lens'; `naming` spells the setting."""

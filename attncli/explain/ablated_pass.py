@@ -1,8 +1,8 @@
 """Runs forward passes in which heads or edges of attention are ablated. Each row of a batch has its own ablation.
 
 A head is ablated by replacing its output before the output matrix. An edge is cut by setting its score to -inf before
-the softmax. The weights of the model are not changed. The encoder of an encoder-decoder is run again only for ablations
-in the encoder.
+the softmax. The weights of the model are not changed. The encoder of an encoder-decoder is recomputed only for
+ablations in the encoder.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class AblatedPass:
     def unablated(self) -> tuple[list[Tensor], Means]:
         """Returns the log-probabilities (known,) at each position in the unablated model, and the heads' mean outputs.
 
-        The means of the encoder are over the whole source. Those of a causal decoder are over the positions up to the
-        last measured one, because later positions do not affect it.
+        The means of the encoder are over the whole source. The means of a causal decoder are over the positions up to
+        the last measured position, because later positions do not affect it.
         """
         means: Means = {}
         tokens = self.positions[-1] + 1 if self.reading.causal else len(self.reading.pieces)
@@ -94,7 +94,7 @@ class AblatedPass:
         return Knockout(cuts, columns)
 
     def _source(self, rows: int, observe: Observer | None, *, encodes: bool) -> Source | None:
-        """Returns the encoded source of every row: encoded anew if `encodes`, otherwise as the reading has it."""
+        """Returns the encoded source of every row: recomputed if `encodes`, otherwise the source of the reading."""
         translation = self.reading.translation
         if translation is None:
             return None

@@ -63,7 +63,7 @@ class Comparison:
     distance: float  # the length of the difference of the two streams after `layer` layers
     feed_forward: float | None
     embedding: float | None  # the token embedding, plus the position embedding if positions are learned
-    of_encoder: bool = False  # whether the streams are those of the encoder of an encoder-decoder
+    of_encoder: bool = False  # whether the encoder of an encoder-decoder read the texts
 
 
 def compare(

@@ -8,13 +8,13 @@ Measure = Literal["norm", "raw"]  # the norm of a source's contribution, or its 
 MEASURES: tuple[Measure, ...] = ("norm", "raw")
 AttentionPart = Literal["encoder", "decoder", "cross"]  # the attentions of an encoder-decoder, as in `model.attention`
 PARTS: tuple[AttentionPart, ...] = ("encoder", "decoder", "cross")
-Replacement = Literal["zero", "mean"]  # of the output of an ablated head
+Replacement = Literal["zero", "mean"]  # what replaces the output of an ablated head: zeros or its mean
 REPLACEMENTS: tuple[Replacement, ...] = ("zero", "mean")
 
 SOURCES = 8  # sources that the first screen of explain lists and cuts one at a time, besides the first token
 MORE_SOURCES = 24  # sources that the view bars lists and cuts one at a time, besides the first token
 HEAD_TOKENS = 50  # random tokens that `attncli heads` draws and repeats; fewer if 50 do not fit the model
-SOURCE_HEAD_TOKENS = 5  # the same for a model that translates: in longer texts than its sentences, heads lose patterns
+SOURCE_HEAD_TOKENS = 5  # for a model that translates: texts longer than its sentences weaken the patterns of heads
 # Random texts over which `attncli heads` averages. On the shipped model, 4 texts find the same three best heads of a
 # kind as 300 texts in 74% of draws, and 32 texts do in 97% (without sinks, of which two are tied). A text costs 45 ms
 # on one core.

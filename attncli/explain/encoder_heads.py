@@ -1,15 +1,15 @@
 """Scores the heads of an encoder, and of a decoder with an encoder, for known attention patterns.
 
 As in `heads`, the text is random tokens that are repeated once. An encoder reads it between the special tokens that its
-tokenizer adds. The decoder of an encoder-decoder reads the same tokens as their translation, so that a token of the
-target has a token of the source at its place.
+tokenizer adds. The decoder of an encoder-decoder reads the same tokens as their translation, so that each token
+of the target has the same index as its token of the source.
 
     encoder       previous, next, itself, duplicate, sink, end    without a mask
     decoder       the kinds of `heads`
     cross         output, input, end
 
-Random tokens are no translation of one another. So these scores show where a head looks by position, not whether it
-aligns words; `evaluation.head_choice` finds that from pairs.
+Random tokens are no translation of one another. So these scores show which positions a head attends to, not
+whether it aligns words; `evaluation.head_choice` finds aligning heads from pairs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _SHORTEST = 2
 class Frame:
     """The tokens around a text of random tokens, and the ids from which it is drawn."""
 
-    opening: tuple[int, ...]  # of the encoder's text
+    opening: tuple[int, ...]  # the tokens before the encoder's text
     closing: tuple[int, ...]
-    start: tuple[int, ...]  # the tokens with which the decoder begins; () for an encoder alone
+    start: tuple[int, ...]  # the first tokens of the decoder; () for an encoder alone
     ordinary: Sequence[int]  # the ids that are no special tokens
 
     @property
@@ -69,7 +69,7 @@ def encoder_patterns(ids: Tensor) -> Tensor:
 def cross_patterns(frame: Frame, tokens: int, device: torch.device) -> Tensor:
     """Returns the masks (kinds, T, S) of CROSS_KINDS for a text of `tokens` random tokens, its own translation.
 
-    They are the source token at the place of the token that is predicted, the one at the place of the token that is
+    They are the source token at the index of the predicted token, the source token at the index of the token that is
     read, and the last token of the source if it is a special token.
     """
     rows = torch.arange(len(frame.start) + tokens, device=device)[:, None] - len(frame.start)

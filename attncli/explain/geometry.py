@@ -50,7 +50,7 @@ class Neighbors:
     among: Among
     nearest: tuple[Neighbor, ...]
     chance: Chance
-    of_encoder: bool = False  # whether the stream is that of the encoder of an encoder-decoder
+    of_encoder: bool = False  # whether the encoder of an encoder-decoder read the text
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def neighbors_in_text(
 ) -> Neighbors:
     """Returns the tokens nearest to the residual stream of a word in a text, after `layer` layers (None: all layers).
 
-    In an encoder-decoder, the stream is that of the encoder.
+    In an encoder-decoder, the encoder reads the text.
 
     If `among` is 'vocabulary', the stream is compared with the embeddings of all tokens, including the word's last
     token. If `among` is 'text', the stream is compared with the streams of the other tokens of the text.

@@ -26,7 +26,7 @@ from attncli.model.transformer import Transformer
 
 HeadKind = Literal["previous", "duplicate", "induction", "sink", "next", "itself", "end", "output", "input"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")  # of causal self-attention
-_IDLE: tuple[HeadKind, ...] = ("sink", "end", "itself")  # kinds of heads that bring nothing from other words
+_IDLE: tuple[HeadKind, ...] = ("sink", "end", "itself")  # kinds of heads that move no information between words
 _SHORTEST = 2
 _STANDS_OUT = 0.05  # the least (score - chance) / (1 - chance) of a head worth a look
 

@@ -151,8 +151,8 @@ def focused_row(reading: Reading, focus: Focus, axes: MapAxes) -> int:
 def default_row(axes: MapAxes) -> int:
     """Returns the row in focus if the user names none.
 
-    It is the last row of a decoder alone. For other models it is the last masked word, if there is one, or else the
-    last row whose token has a letter or digit.
+    In a decoder alone, this is the last row. In other models, it is the last masked word, or without a mask the last
+    row whose token has a letter or digit.
     """
     last = len(axes.rows) - 1
     if axes.predicts_next:

@@ -5,11 +5,11 @@ keeps the N best prefixes. A prefix that is complete becomes a hypothesis, with 
 
     sum of the log-probabilities of its tokens / number of its tokens ** length penalty.
 
-A search ends when it has N hypotheses and its best beam, scored as if it ended now, is no better than the worst of
-them. These are the rules of `generate(num_beams=N, early_stopping=False)` in transformers. As there, the end token that
-a model forces at the limit of the length adds nothing to a score. Several texts are searched
-in a batch. A beam keeps the sequence of the cache of its beginning; only a second beam with the same beginning needs a
-copy.
+A search ends when it has N hypotheses and its best beam, scored as if it ended now, is no better than the worst
+hypothesis. These are the rules of `generate(num_beams=N, early_stopping=False)` in transformers. As in transformers,
+the end token that a model forces at the limit of the length adds nothing to a score. Several texts are searched in a
+batch.
+A beam continues the cached sequence of its parent; only a second beam with this parent needs a copy.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     """Returns the bytes of one position in the KV cache: keys and values of all layers.
 
-    In an encoder-decoder, a token of the source has as many as a token of the target: those of cross-attention.
+    In an encoder-decoder, a source token has as many bytes as a target token: the keys and values of cross-attention.
     """
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
 

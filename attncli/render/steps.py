@@ -75,7 +75,7 @@ def _formula(finding: Steps) -> str:
 
 
 def _has_mask(axes: MapAxes) -> bool:
-    """Whether the attention has a causal mask: that of a decoder."""
+    """Whether the attention has a causal mask: the self-attention of a decoder has one."""
     return axes.part == "decoder" or axes.predicts_next
 
 

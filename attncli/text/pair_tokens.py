@@ -109,8 +109,8 @@ def tokenize_pairs(
 ) -> PairTokens:
     """Returns the ids of pairs. Raises BadCheckpoint for a tokenizer that does not end a text with one token.
 
-    `forced` are the tokens with which the model begins every target, such as the code of a language; if there are none,
-    a target begins with the tokens that the tokenizer adds before a text.
+    `forced` are the first tokens of every target, such as the code of a language. Without forced tokens, a target
+    begins with the tokens that the tokenizer adds before a text.
     """
     source = _id_lists(pairs.source, tokenizer, tokenizer.opening, meter)
     target = _id_lists(pairs.target, tokenizer.target, forced or tokenizer.target.opening, meter)

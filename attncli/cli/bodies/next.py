@@ -34,7 +34,7 @@ def run(
     loaded = load(source, dtype)
     pieces = loaded.pieces(text, pair)
     if loaded.model.config.kind == "encoder":
-        target_and_source(loaded, [], target)  # refuses a target
+        target_and_source(loaded, [], target)  # raises UsageProblem for a target
         if truncate:
             loaded.refuse_encoder("continues no text, so --truncate does not apply")
         _show_masks(loaded, text, pieces, temperatures, top_k, json=json)
