@@ -98,13 +98,13 @@ def _numbers_per_token(model: ModelConfig, setup: StepSetup, recompute: bool) ->
 
     In an encoder-decoder, the encoder is assumed to read half of the tokens, and the decoder the other half.
     """
-    weights = (
-        model.heads * setup.load.keys if setup.device.type == "cpu" else 0
-    )  # attention weights; not stored on a GPU
-    attention, feed_forward = 12 * model.width + weights, 4 * model.width + 4 * model.feed_forward_width
-    if model.encoder_layers:
+    on_cpu = setup.device.type == "cpu"  # a GPU stores no attention weights
+    weights = model.heads * setup.load.keys if on_cpu else 0
+    if model.encoder_layers:  # no norms and rotations of queries and keys; without dropout, about a fifth less
+        attention = 8 * model.width + weights
+        feed_forward = 3 * model.width + (4 if model.gated else 2) * model.feed_forward_width
         layers = model.encoder_layers + model.layers
         total = attention_count(model) * attention + layers * feed_forward
         return total // layers + layers * model.width if recompute else total // 2
-    layer = attention + feed_forward
+    layer = 12 * model.width + weights + 4 * model.width + 4 * model.feed_forward_width
     return layer + model.layers * model.width if recompute else model.layers * layer

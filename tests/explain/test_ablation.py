@@ -11,13 +11,13 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.explain.ablated_pass import Without
 from attncli.explain.ablation import Ablation, Effect, ablate, edges_between
 from attncli.explain.next_token import NextToken
-from attncli.explain.question import MapAxes
 from attncli.explain.reading import Reading
 from attncli.render.ablation import ablation_document, ablation_screen
 from attncli.text.tokenizer import Piece
 from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask
+from tests.support.explanations import causal_axes
 from tests.support.models import Recorder, tiny_model
 from tests.support.screens import harmless, shown, widest
 from tests.support.texts import HOSTILE, story
@@ -185,7 +185,7 @@ def effect(log_probability, first=7, heads=(), edges=()):
 def found_of(*effects):
     pieces = tuple(Piece(at, text, len(text)) for at, text in enumerate(["He", " sat", HOSTILE]))
     before = effect(math.log(0.4))
-    return Ablation(MapAxes.causal(pieces), 2, 2, 1, "zero", before.next_tokens[0], before, effects)
+    return Ablation(causal_axes(pieces), 2, 2, 1, "zero", before.next_tokens[0], before, effects)
 
 
 HEADS = [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from attncli.text.pair_batch import PairBatches
 from attncli.text.pair_corpus import prepare_pairs
 from attncli.text.pairs import read_pairs
 from attncli.training import make_plan, new_job, resume_job, run_job, step_setup, summarize, train
+from attncli.training.memory import memory_bytes
 from attncli.training.reports import EvalReport, Result, TranslationsReport
 from attncli.training.shapes import pair_shape
 from attncli.training.step import Trainee
@@ -221,6 +223,27 @@ def test_the_planned_memory_follows_the_longest_pair_and_not_the_context(corpus,
     assert short == long
     wide = make_plan(replace(PINNED, batch_size=512), corpus).memory_bytes
     assert short < wide
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("length", [8, 60])
+def test_the_planned_activations_are_those_that_the_backward_pass_needs_and_half_as_many_more_at_most(length, dropout):
+    model = Transformer(pair_shape(2, 64, 350, 256), dropout)
+    initialize(model, torch.Generator().manual_seed(0))
+    ids = torch.randint(8, 350, (960 // length, length), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(ids.shape, dtype=torch.bool).index_fill(1, torch.tensor([length - 1]), False)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage()), lambda _: None
+    ):
+        model.translation_loss(ids, mask, ids, ids, 0.1)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    stored = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+    load = SimpleNamespace(rows=0, row_tokens=0, keys=length)
+    setup = SimpleNamespace(device=CPU, dtype=torch.float32, optimizer="muon", resident_bytes=0, load=load)
+    planned = [memory_bytes(model.config, tokens, setup) for tokens in (2 * 10**6, 4 * 10**6)]
+    per_token = (planned[1] - planned[0]) / (2 * 10**6)
+    assert stored < per_token * 2 * ids.numel() < 1.5 * stored
 
 
 def test_a_batch_must_have_room_for_the_longest_pair(corpus):
