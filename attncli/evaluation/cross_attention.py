@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from attncli.errors import UsageProblem
+from attncli.evaluation.loss import losses
 from attncli.evaluation.pair_words import Sentence, WordsOfPair
 from attncli.model.attention import Attention, AttentionSteps, Observer, Part
 from attncli.model.transformer import Transformer
@@ -28,7 +29,7 @@ SHIFTS: tuple[Shift, ...] = get_args(Shift)
 Receive = Callable[[int, Tensor], None]  # gets a layer and its word weights (2, B, H, J, I), one for each shift
 
 _TOKENS_AT_ONCE = 4096  # the most tokens of a batch, with padding
-_ELEMENTS_AT_ONCE = 1 << 24  # the most attention weights of a layer, or logits, at a time
+_ELEMENTS_AT_ONCE = 1 << 24  # the most attention weights of a layer at a time
 
 
 @dataclass(frozen=True)
@@ -142,17 +143,7 @@ def prediction_drops(model: Transformer, batch: PairBatch) -> Tensor:
     source = model.read_source(batch.ids.repeat_interleave(copies, 0), mask)
     hidden = model.hidden(batch.inputs.repeat_interleave(copies, 0), source=source)[:, :-1]
     labels = batch.inputs[:, 1:].repeat_interleave(copies, 0)
-    nats = _log_probabilities(model, hidden.flatten(0, 1), labels.flatten()).view(count, copies, -1)
+    nats = torch.cat([*losses(model, hidden.flatten(0, 1), labels.flatten(), "none")]).view(count, copies, -1)
     members = (batch.of_target[0, :, :, :-1] > 0).float()  # (B, J, T)
     by_word = members @ nats.transpose(1, 2)  # (B, J, I + 1)
-    return by_word[..., :1] - by_word[..., 1:]
-
-
-def _log_probabilities(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Returns the log-probability (N,) of each label, given the head's input (N, C). Few logits exist at a time."""
-    rows = max(1, _ELEMENTS_AT_ONCE // model.config.vocab_size)
-    parts = [
-        -torch.nn.functional.cross_entropy(model.unembed(some).float(), wanted, reduction="none")
-        for some, wanted in zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
-    ]
-    return torch.cat(parts)
+    return by_word[..., 1:] - by_word[..., :1]

@@ -7,15 +7,14 @@ before a text. Another program that uses this method computes the same score fro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.errors import BadCheckpoint, BadInput
+from attncli.errors import BadInput
+from attncli.evaluation.loss import UNSCORED, losses, refuse_not_finite
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
@@ -23,8 +22,6 @@ from attncli.text.tokens import Tokens
 
 _TOKENS_AT_ONCE = {"cuda": 1 << 14}
 _TOKENS_AT_ONCE_ELSEWHERE = 2048
-_LOGITS_AT_ONCE = 1 << 24
-_UNSCORED = -100  # the target of a token that is not scored
 
 
 def windows_at_once(device: torch.device, context: int) -> int:
@@ -92,9 +89,7 @@ def score_text(loaded: LoadedModel, tokens: Tokens, progress: Callable[[int], No
     Raises BadCheckpoint for a model whose probabilities are not finite.
     """
     score = evaluate(loaded.model, tokens, progress=progress)
-    if not math.isfinite(score.nats):
-        message = f"{loaded.path} gives probabilities that are not numbers."
-        raise BadCheckpoint.naming(lambda name: (message, f"Try {name('dtype')} float32."))
+    refuse_not_finite(loaded, score)
     return score
 
 
@@ -110,10 +105,5 @@ def _nats(
     """
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
-    targets[:skipped] = _UNSCORED
-    at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
-    pairs = zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
-    return sum(
-        float(F.cross_entropy(model.unembed(some).float(), right, ignore_index=_UNSCORED, reduction="sum"))
-        for some, right in pairs
-    )
+    targets[:skipped] = UNSCORED
+    return sum(map(float, losses(model, hidden, targets)))

@@ -5,7 +5,6 @@ The end of the target is a token too. There is no label smoothing and no dropout
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.errors import BadCheckpoint
+from attncli.evaluation.loss import losses, refuse_not_finite
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.text.pair_batch import PairBatch, PairBatches
@@ -25,7 +23,6 @@ from attncli.text.pair_tokens import PairTokens
 
 _TOKENS_AT_ONCE = {"cuda": 1 << 15}  # padded tokens of both sides
 _TOKENS_AT_ONCE_ELSEWHERE = 4096
-_LOGITS_AT_ONCE = 1 << 24
 
 
 def pair_tensors(batch: PairBatch, device: torch.device | str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
@@ -94,9 +91,7 @@ def score_pairs(
     """Scores a model on the targets of pairs. Raises BadCheckpoint for probabilities that are not finite."""
     start, pad = loaded.start_of_text, loaded.tokenizer.pad or 0
     score = evaluate_pairs(loaded.model, tokens, start=start, pad=pad, progress=progress)
-    if not math.isfinite(score.nats):
-        message = f"{loaded.path} gives probabilities that are not numbers."
-        raise BadCheckpoint.naming(lambda name: (message, f"Try {name('dtype')} float32."))
+    refuse_not_finite(loaded, score)
     return score
 
 
@@ -108,6 +103,4 @@ def _nats(model: Transformer, ids: Tensor, mask: Tensor | None, inputs: Tensor, 
     """Returns the summed negative log-likelihood of labels (B, T), in nats. Negative labels are not scored."""
     predicted = labels >= 0
     hidden, targets = model.hidden(inputs, source=model.read_source(ids, mask))[predicted], labels[predicted]
-    at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
-    pairs = zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
-    return sum(float(F.cross_entropy(model.unembed(some).float(), right, reduction="sum")) for some, right in pairs)
+    return sum(map(float, losses(model, hidden, targets)))
