@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -36,6 +37,11 @@ class ModelChoice:
     revision: str | None = option(
         None, "A branch, tag or commit of a model of the hub. Unset: main.", metavar="REV", rare=True
     )
+
+    @property
+    def again(self) -> str:
+        """The option that chooses the same model in another command: ' -m NAME'; empty for the default model."""
+        return "" if self.model is None else f" -m {shlex.quote(self.model)}"
 
     def named(self, name: str | None) -> Self:
         """Returns a copy of this choice whose model is `name`. If `name` is None, the copy is unchanged.

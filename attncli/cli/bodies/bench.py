@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import torch
 
 from attncli.cli.bodies.results import show_result
@@ -21,10 +19,9 @@ def run(source: ModelSource, dtype: str, seconds: float, threads: int | None, *,
         torch.set_num_threads(threads)
     loaded, backend = load_to_generate(source, dtype)
     if loaded.translates:
-        named = "" if source.model is None else f" -m {shlex.quote(source.model)}"
         raise UsageProblem(
             f"attncli bench measures models that continue a text, and {loaded.name} translates.",
-            f"The speed of a translation: attncli generate TEXT{named} --stats",
+            f"The speed of a translation: attncli generate TEXT{source.again} --stats",
         )
     with bench_progress(messages()) as progress:
         found = measure(backend, loaded.tokenizer, seconds, progress)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from attncli.checkpoint.load import LoadedModel
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
@@ -32,20 +30,21 @@ def run(
     loaded = load(source)
     refuse_part(loaded, part)
     sequences = HEAD_TEXTS if repeats is None else repeats
-    named = "" if source.model is None else f" -m {shlex.quote(source.model)}"
     if loaded.translates:
         findings = heads_by_part(loaded.model, _frame(loaded), length=length, sequences=sequences, seed=seed)
         chosen = findings if part is None else {part: findings[part]}
         show_result(
             lambda: part_heads_document(chosen, loaded.name),
-            lambda console: part_heads_screen(chosen, loaded.name, console.width, everyone=everyone, named=named),
+            lambda console: part_heads_screen(
+                chosen, loaded.name, console.width, everyone=everyone, named=source.again
+            ),
             json=json,
         )
         return
     finding = _of_one_stack(loaded, length, sequences, seed)
     show_result(
         lambda: heads_document(finding, loaded.name),
-        lambda console: heads_screen(finding, loaded.name, console.width, everyone=everyone, named=named),
+        lambda console: heads_screen(finding, loaded.name, console.width, everyone=everyone, named=source.again),
         json=json,
     )
 
