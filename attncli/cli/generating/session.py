@@ -48,7 +48,7 @@ class Session:
         truncate: bool,
         given: Collection[str],
     ) -> Self:
-        """Returns a session with a loaded model. `given` are the options that were given.
+        """Returns a session with a loaded model. `given` are the names of the options that the user gave.
 
         Raises BadCheckpoint or UsageProblem.
         """
