@@ -136,7 +136,7 @@ class ModelConfig:
         require_whole("position_offset", self.position_offset, 0, _LARGEST["context"])
         require_whole("segments", self.segments, 0, _LARGEST_SEGMENTS)
         if self.positions == "sinusoidal":
-            require(self.width % 2 == 0 and self.width >= 4, "width", self.width, "even, for sinusoidal positions")
+            require(self.width % 2 == 0 and self.width >= 4, "width", self.width, "even and at least 4, for sinusoidal positions")
         if self.positions == "relative":
             require_whole("relative_buckets", self.relative_buckets, 4, _LARGEST_DIMENSION)
             require(self.relative_buckets % 4 == 0, "relative_buckets", self.relative_buckets, "a multiple of 4")
@@ -150,13 +150,15 @@ class ModelConfig:
         if self.positions == "rotary":
             require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
         if self.rope_scaling is not None:
-            require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset for learned positions")
+            require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset without rotary positions")
             if self.rope_scaling.kind == "yarn":
                 least = _LEAST_YARN_THETA
                 require(self.rope_theta >= least, "rope_theta", self.rope_theta, f"at least {least} for yarn")
 
     def _check_encoder(self) -> None:
         require_whole("encoder_layers", self.encoder_layers, 0, _LARGEST["layers"])
+        if not self.causal:
+            require(self.window is None, "window", self.window, "unset for an encoder")
         if self.encoder_layers:
             require(self.causal, "causal", self.causal, "true for a model with an encoder and a decoder")
             require(self.window is None, "window", self.window, "unset for a model with an encoder and a decoder")

@@ -275,7 +275,7 @@ class Attention(nn.Module):
         sides = fused.joined(x, self.query, self.key, self.value)
         gains = torch.stack((norms[0].gain, norms[1].gain)).to(x.dtype)
         heads = fused.rotated_heads(sides, gains, rotary.cos, rotary.sin, self.heads, norms[0].eps)
-        return fused.attend(*heads, fused.causal_bias(self.window, *heads[:2]))
+        return fused.attend(*heads, fused.causal_bias(self.window, *heads[:2]), self.scaled)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Splits heads: (B, T, heads x D) -> (B, heads, T, D)."""

@@ -118,7 +118,7 @@ class Transformer(Stack):
             ids: the source texts (B, S).
             mask: (B, S), True at tokens, False at padding; None if there is no padding.
             inputs: the tokens (B, T) that the decoder reads.
-            labels: the tokens (B, T) to predict, -1 at padding.
+            labels: the tokens (B, T) to predict, negative at padding.
             smoothing: the label smoothing, which changes the gradient only (`fused.head_loss`).
         """
         hidden = self.hidden(inputs, source=self.read_source(ids, mask))
@@ -126,11 +126,24 @@ class Transformer(Stack):
         return self._nats(hidden[predicted], labels[predicted], smoothing)
 
     def _nats(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Returns the mean cross-entropy in nats of targets (...), given the head's input (..., C)."""
+        """Returns the mean cross-entropy in nats of targets (...), given the head's input (..., C).
+
+        The loss is computed in float32 or wider, and `smoothing` changes its gradient only, as in `fused.head_loss`.
+        """
         if self.head_bias is None and self.head_transform is None and not self.config.scaled_output:
             return head_loss(hidden, self.head_weight, targets, smoothing)
         logits = self.unembed(hidden).flatten(0, -2)
-        return F.cross_entropy(logits, targets.flatten(), label_smoothing=smoothing)
+        logs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        nats = F.nll_loss(logs, targets.flatten())
+        if smoothing == 0:
+            return nats
+        smoothed = (1 - smoothing) * nats - smoothing * logs.mean()
+        return smoothed + (nats - smoothed).detach()
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The decoder stack, and the encoder stack if there is one."""
+        return (self,) if self.encoder is None else (self, self.encoder)
 
     @property
     def head_weight(self) -> Tensor:

@@ -79,9 +79,8 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
     size = setup.task.timed_batch_size(setup.batch_size, setup.context, most)
     share = size / setup.batch_size
     model = Transformer(model_config, dropout=0.1)
-    for stack in (model, model.encoder):
-        if stack is not None:
-            stack.checkpoint_activations = recompute
+    for stack in model.stacks:
+        stack.checkpoint_activations = recompute
     initialize(model, torch.Generator().manual_seed(_SEED))
     smoothing = setup.task.tuning.label_smoothing
     trainee = Trainee(model.to(setup.device).train(), setup.optimizer, 0.0, setup.dtype, smoothing=smoothing)

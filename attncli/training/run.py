@@ -67,9 +67,8 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
     the state. Raises BadCheckpoint if the tensors do not match the plan.
     """
     model = Transformer(plan.model, plan.dropout)
-    for stack in (model, model.encoder):
-        if stack is not None:
-            stack.checkpoint_activations = plan.checkpoint_activations
+    for stack in model.stacks:
+        stack.checkpoint_activations = plan.checkpoint_activations
     if resume is not None:
         assert resume.state is not None
         initial = _weights(model, resume.state.tensors)

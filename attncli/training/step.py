@@ -64,9 +64,8 @@ class Trainee:
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        for stack in (self._working, self._working.encoder):
-            if stack is not None:
-                stack.prepare(context)  # without this, the compiled step would be recompiled
+        for stack in self._working.stacks:
+            stack.prepare(context)  # without this, the compiled step would be recompiled
         self._copies: list[Tensor] = list(self._working.parameters())
         self._uncompiled = _loss_of(self._working, smoothing)
         self._loss: Callable[..., Tensor] = self._compiled() if compiled else self._uncompiled

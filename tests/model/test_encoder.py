@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from attncli.checkpoint.families.registry import config_from_json
 from attncli.checkpoint.load import load_model
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
-from attncli.errors import BadCheckpoint
+from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.count import count_parameters
 from attncli.text.tokenizer_training import train_tokenizer
-from tests.support.models import ENCODERS, Recorder, ids_of, tiny_model
+from tests.support.models import ENCODERS, Recorder, ids_of, tiny_config, tiny_model
 from tests.support.texts import story
 
 CPU = torch.device("cpu")
@@ -142,6 +142,11 @@ def test_the_names_of_other_programs_and_of_old_files_are_read(renamed, tokenize
 def test_parts_count_every_parameter(name):
     model = tiny_model(**ENCODERS[name])
     assert sum(count_parameters(model.config).values()) == sum(one.numel() for one in model.parameters())
+
+
+def test_an_encoder_has_no_window():
+    with pytest.raises(UsageProblem, match="window is 4, and must be unset for an encoder"):
+        tiny_config(**ENCODERS["bert"], window=4)
 
 
 def test_padding_changes_nothing_and_every_token_attends_to_every_token():

@@ -240,6 +240,24 @@ def test_label_smoothing_has_the_gradient_of_the_smoothed_loss_and_reports_the_l
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(hidden @ weight.T, targets))
 
 
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_label_smoothing_does_not_change_the_loss_of_a_head_that_is_not_fused(name):
+    model = tiny_model(dtype=torch.float64, **ENCODER_DECODERS[name]).train().requires_grad_()
+    ids, inputs, labels = ids_of(7, 2), ids_of(6, 2, 1), ids_of(6, 2, 2)
+    labels[1, 3:] = -100
+    loss = model.translation_loss(ids, None, inputs, labels, 0.3)
+    logits = model(inputs, source=model.read_source(ids)).flatten(0, 1)
+    plain, smoothed = (
+        torch.nn.functional.cross_entropy(logits, labels.flatten(), label_smoothing=share) for share in (0.0, 0.3)
+    )
+    torch.testing.assert_close(loss, plain)
+    weights = list(model.parameters())
+    for ours, expected in zip(
+        torch.autograd.grad(loss, weights), torch.autograd.grad(smoothed, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, expected)
+
+
 def their_config(name):
     family, switches = THEIRS[name]
     return json.loads(getattr(transformers, f"{family}Config")(**switches).to_json_string())

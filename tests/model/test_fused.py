@@ -46,7 +46,8 @@ def test_normalized_and_rotated_heads_and_their_gradient_equal_the_plain_network
 
 
 @pytest.mark.parametrize(
-    ("activation", "plain"), [("silu", F.silu), ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"))]
+    ("activation", "plain"),
+    [("silu", F.silu), ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")), ("gelu_erf", F.gelu), ("relu", F.relu)],
 )
 def test_the_gated_product_and_its_gradient(activation, plain):
     sides = doubles(2, 3, 8)
@@ -113,9 +114,10 @@ def test_a_step_has_the_gradient_of_the_plain_network(monkeypatch, family):
         torch.testing.assert_close(mine, plain)
 
 
-def test_training_and_using_a_model_compute_the_same(family):
+@pytest.mark.parametrize("changes", [{}, {"scaled_scores": False, "kv_heads": 4}], ids=["scaled", "unscaled"])
+def test_training_and_using_a_model_compute_the_same(family, changes):
     """With gradients, the operations of `fused` run; without gradients, PyTorch's."""
-    model = tiny_model(**family).train().requires_grad_()
+    model = tiny_model(**family | changes).train().requires_grad_()
     rows = ids_of(9, batch=3)
     loss = model.loss(rows)
     with torch.no_grad():
