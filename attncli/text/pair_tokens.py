@@ -100,6 +100,13 @@ class PairTokens:
         """The size of the targets in bytes."""
         return self.pairs.target.bytes
 
+    def share_of(self, scored: int) -> float:
+        """Returns the share of the part that `scored` target tokens cover, from 0 to 1.
+
+        Pairs that were left out or are too long belong to the part.
+        """
+        return scored / self.to_score * len(self) / (len(self) + self.left_out + self.too_long)
+
     def __len__(self) -> int:
         return len(self.source)
 

@@ -32,7 +32,7 @@ def summarize_pairs(
     examples = translations(loaded.model, val, shown_pairs(val), loaded.tokenizer, loaded.start_of_text)
     return RunSummary(
         result,
-        share=result.best.scored / val.to_score,
+        share=val.share_of(result.best.scored),
         prompt=examples[0].source,
         sample="",
         judgement=Judgement(result.best, diagnosis=diagnose(course_of(result, plan, metrics), naming)),

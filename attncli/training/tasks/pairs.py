@@ -224,9 +224,8 @@ class PairTask:
         return evaluate_pairs(model, self.corpus.val, start=self.start, pad=self._pad, pairs=units, progress=progress)
 
     def share_of(self, score: Score) -> float:
-        """Returns the share of the validation pairs that a score covers, by their target tokens."""
-        val = self.corpus.val
-        return score.scored / val.to_score * len(val) / (len(val) + val.left_out + val.too_long)
+        """Returns the share of the validation part that a score covers."""
+        return self.corpus.val.share_of(score.scored)
 
     def is_whole(self, score: Score) -> bool:
         """Whether a score covers all target tokens."""
