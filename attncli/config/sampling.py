@@ -17,7 +17,7 @@ from attncli.errors import UsageProblem
 _MOST_SAMPLES = 10_000
 _LARGEST_ADDED = 1_000_000  # to a logit; with a larger number, float32 would round the logit away
 _MOST_BEAMS = 64
-_LARGEST_PENALTY = 100  # an exponent: 1,000 ** 100 is still a finite number
+_LARGEST_PENALTY = 40  # an exponent: the power of the longest context, (2^24)^40, is a finite number
 _DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
 _SEARCH = "Beam search, instead of sampling"
 SAMPLES = ("temperature", "top_k", "top_p", "min_p", "typical", "num_samples", "seed")  # fields that ask for sampling

@@ -170,6 +170,10 @@ class _Searcher:
         counted = length + (len(search.prompt) - 1 if search.source else 0)  # tokens after the decoder's start
         last = self._is_last(search)
         going_on: list[tuple[float, int, int]] = []
+        if not found:  # every token is banned, or its probability is not a number: the beams end as they are
+            search.hypotheses += [
+                Hypothesis(beam.ids, self._rated(beam.score, max(counted - 1, 1))) for beam in parents
+            ]
         for rank, (score, parent, token) in enumerate(found):
             if last or token in self._end_ids:
                 if rank < self._config.beams:
@@ -216,7 +220,7 @@ class _Searcher:
         for rank in range(self._config.num_samples):
             hypothesis = search.hypotheses[min(rank, len(search.hypotheses) - 1)]
             sample = search.number * self._config.num_samples + rank
-            tokens = [] if self._details is None else self._described(search, hypothesis)
+            tokens = [] if self._details is None or not hypothesis.ids else self._described(search, hypothesis)
             text = SampleText(sample, self._tokenizer, self._config, self._end_ids, search.prompt, hidden)
             for at, id_ in enumerate(hypothesis.ids):
                 new = text.push(id_)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from math import isfinite, pow
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer_training import train_pair_tokenizer, train_tokenizer
 from tests.support.encoder_decoders import THEIRS, save_theirs, their_model
-from tests.support.models import FAMILIES, tiny_model
+from tests.support.models import FAMILIES, tiny_config, tiny_model
 from tests.support.texts import story
 
 CPU = torch.device("cpu")
@@ -154,6 +155,23 @@ def test_a_ban_and_a_bias_hold_in_the_search():
     assert not set(ids) & set(usual)
 
 
+@pytest.mark.parametrize("weight", [1.0, float("nan")], ids=["every token is banned", "logits are not numbers"])
+def test_a_search_ends_if_no_token_can_follow(weight):
+    model = tiny_model(vocab_size=300)
+    bans = tuple((id_, float("-inf")) for id_ in range(300)) if weight == 1 else ()
+    with torch.no_grad():
+        model.norm.weight.fill_(weight)
+    config = SampleConfig(beams=2, num_samples=2, max_new_tokens=9, logit_bias=bans)
+    assert found_by(TorchBackend(model), config, (), PROMPTS[:1]) == [[], []]
+
+
+@pytest.mark.parametrize("penalty", [-40.0, 40.0])
+def test_the_score_of_the_longest_text_is_a_number_for_every_length_penalty(penalty):
+    config = SampleConfig(beams=2, length_penalty=penalty)
+    longest = tiny_config(context=1 << 24).context
+    assert isfinite(-1e9 / pow(longest, config.length_penalty))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -161,7 +179,7 @@ def test_a_ban_and_a_bias_hold_in_the_search():
         ({"top_k": 5, "typical": 0.9}, "Leave out top_k and typical"),
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
         ({"num_samples": 5}, "at least beams 5"),
-        ({"length_penalty": 1000.0}, "length_penalty"),
+        ({"length_penalty": 41.0}, "length_penalty"),
         ({"beams": 0}, "beams"),
         ({"beams": 65}, "beams"),
     ],
