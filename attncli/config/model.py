@@ -136,7 +136,12 @@ class ModelConfig:
         require_whole("position_offset", self.position_offset, 0, _LARGEST["context"])
         require_whole("segments", self.segments, 0, _LARGEST_SEGMENTS)
         if self.positions == "sinusoidal":
-            require(self.width % 2 == 0 and self.width >= 4, "width", self.width, "even and at least 4, for sinusoidal positions")
+            require(
+                self.width % 2 == 0 and self.width >= 4,
+                "width",
+                self.width,
+                "even and at least 4, for sinusoidal positions",
+            )
         if self.positions == "relative":
             require_whole("relative_buckets", self.relative_buckets, 4, _LARGEST_DIMENSION)
             require(self.relative_buckets % 4 == 0, "relative_buckets", self.relative_buckets, "a multiple of 4")

@@ -78,10 +78,17 @@ def _same_corpus(
         raise _needs_input("validation text", target, "--val-file -", "val_file='-'")
     if val_file is not None and not known.val_file:
         raise UsageProblem.naming(
-            lambda named: ("This run validates on the end of its text.", f"Leave {named('val_file')} out.")
+            lambda named: ("This run validates on a part of its own text or pairs.", f"Leave {named('val_file')} out.")
         )
     val_file = val_file or known.val_file
     given = files or known.sources
+    if known.kind == "parallel" and len(given) != 2:
+        raise UsageProblem.naming(
+            lambda named: (
+                f"This run trains on two parallel files, not on {len(given)}.",
+                f"Give {named('source')} and {named('target')}.",
+            )
+        )
     corpus, _ = read_corpus(given, val_file or None, known.kind, known.config, saved.tokenizer, progress)
     if corpus.digest != known.digest:
         raise BadCheckpoint.naming(

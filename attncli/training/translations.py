@@ -70,7 +70,7 @@ def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams
     ids = [[*tokenizer.opening, *found[:most], *tokenizer.closing] for found in tokenizer.encode_batch(list(texts))]
     prompts, sources = loaded.inputs(ids)
     config = SampleConfig(temperature=0, max_new_tokens=_longest(ids, context - len(prompts[0])), beams=beams)
-    config = settings_for(loaded, config, {"temperature": 0, "beams": beams})
+    config = settings_for(loaded, config, ("temperature", "beams"))
     return _texts(generate(backend, tokenizer, prompts, config, loaded.end_ids, sources=sources))
 
 

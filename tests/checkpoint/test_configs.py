@@ -34,7 +34,7 @@ YARN = {"rope_type": "yarn", "factor": 2.0}
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["qwen3"]}, "model_type is"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "names its own code"),
-        ({"hidden_act": "relu"}, "only silu"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu', which is not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks 'low_freq_factor'"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 8}}, "rotary scaling 'longrope' is not supported"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope factor is 0"),

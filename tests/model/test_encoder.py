@@ -105,6 +105,7 @@ def test_a_model_of_another_task_has_no_head_for_words(kind, tokenizer, tmp_path
     save_theirs(tmp_path, theirs, tokenizer)
     loaded, ids = load_model(tmp_path, CPU, torch.float32), ids_of(11, 3, vocab_size=300)
     assert not loaded.model.config.head_transform
+    assert config_from_json(json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": False}).tied
     expected = getattr(theirs, "bert", theirs)(ids).last_hidden_state
     torch.testing.assert_close(loaded.model.hidden(ids), expected, rtol=0, atol=1e-4)
     model = Checkpoint(loaded.model.config, loaded.model.state_dict(), tokenizer, start_of_text=2)

@@ -252,9 +252,7 @@ def test_label_smoothing_does_not_change_the_loss_of_a_head_that_is_not_fused(na
     )
     torch.testing.assert_close(loss, plain)
     weights = list(model.parameters())
-    for ours, expected in zip(
-        torch.autograd.grad(loss, weights), torch.autograd.grad(smoothed, weights), strict=True
-    ):
+    for ours, expected in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(smoothed, weights), strict=True):
         torch.testing.assert_close(ours, expected)
 
 

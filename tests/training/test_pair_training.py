@@ -109,6 +109,8 @@ def test_a_run_on_two_parallel_files_equals_a_run_on_their_pairs(pairs, tmp_path
     files = [str(tmp_path / "en.txt"), str(tmp_path / "de.txt")]
     job = new_job(files, None, TEXT, PINNED, kind="parallel")
     list(train(job.corpus, job.plan, tmp_path / "two", facts=job.facts, stop=iter([False] * 4 + [True]).__next__))
+    with pytest.raises(UsageProblem, match="trains on two parallel files, not on 1"):
+        resume_job(tmp_path / "two", files[:1])
     again = resume_job(tmp_path / "two")
     list(train(again.corpus, again.plan, tmp_path / "two", facts=again.facts, resume=again.resume))
     one = new_job([pairs], None, TEXT, PINNED)

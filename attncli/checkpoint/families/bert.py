@@ -38,7 +38,7 @@ def _read(settings: Settings) -> ModelConfig:
         gated=False,
         activation=read_activation(settings, "hidden_act", "gelu"),
         feed_forward_bias=True,
-        tied=settings.flag("tie_word_embeddings", True),
+        tied=settings.flag("tie_word_embeddings", True) or not predicts,
         causal=False,
         pre_norm=False,
         embedding_norm=True,

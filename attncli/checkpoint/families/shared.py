@@ -65,7 +65,10 @@ class Settings:
         """Raises BadCheckpoint if the activation is present and not supported."""
         activation = self.get(name)
         if activation is not None and activation not in supported:
-            raise BadCheckpoint(f"{self.where}: {name} is {shown_value(activation)}; only {supported[0]} is supported.")
+            raise BadCheckpoint(
+                f"{self.where}: {name} is {shown_value(activation)}, which is not supported.",
+                f"Supported: {', '.join(supported)}.",
+            )
 
 
 @dataclass(frozen=True)

@@ -18,4 +18,6 @@ def task_of(corpus: TrainingCorpus, start: int | None = None) -> Task:
     """
     if isinstance(corpus, Corpus):
         return TextTask(corpus)
-    return PairTask(corpus, corpus.tokenizer.end_of_text or 0 if start is None else start)
+    if start is None:
+        start = corpus.tokenizer.end_of_text or 0
+    return PairTask(corpus, start)
