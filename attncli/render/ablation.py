@@ -57,7 +57,8 @@ def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bo
         table = _side_by_side if finding.token is not None else _token_by_token
         return Group(*parts, table(finding, effect, width), Text(), *_verdict(finding, width))
     measured = "" if finding.predicted is None else f"{next_label(finding.predicted, LABEL)} "
-    predicted = f"{measured}{percent(finding.before.probability)}, with every head in place"
+    nats = f", {finding.before.log_probability:.2f} nats" if finding.predicted is None else ""
+    predicted = f"{measured}{percent(finding.before.probability)}{nats}, with every head in place"
     parts += [Text(fold(predicted, width)), Text(), _ranking_title(finding, width), _ranking(finding, width)]
     if (grids := list(_grids(finding, width))) != []:
         parts += [Text(), titled("Every head", "change in nats", width), *grids]
