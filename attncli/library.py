@@ -24,6 +24,7 @@ from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
 from attncli.errors import UsageProblem
 from attncli.evaluation.aligning import Alignment, align_pairs
+from attncli.evaluation.alignment import LINK_METHODS, LinkMethod
 from attncli.evaluation.cross_attention import require_encoder_decoder
 from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.head_choice import choose_heads, sample_of, selections_of
@@ -186,6 +187,7 @@ class Model:
         heads: Sequence[tuple[int, int]] = (),
         layer: int | None = None,
         shift: str | None = None,
+        method: LinkMethod | None = None,
         split: Split = "words",
     ) -> Alignment: ...
     @overload
@@ -197,6 +199,7 @@ class Model:
         heads: Sequence[tuple[int, int]] = (),
         layer: int | None = None,
         shift: str | None = None,
+        method: LinkMethod | None = None,
         split: Split = "words",
     ) -> list[Alignment]: ...
     def align(
@@ -207,17 +210,24 @@ class Model:
         heads: Sequence[tuple[int, int]] = (),
         layer: int | None = None,
         shift: str | None = None,
+        method: LinkMethod | None = None,
         split: Split = "words",
     ) -> Alignment | list[Alignment]:
-        """Links the words of a source and its translation by cross-attention. Lists of texts give a list of Alignments.
+        """Links the words of a source and its translation. Lists of texts give a list of Alignments.
 
-        An Alignment has the words of both sides, their `links` and `weights`. `heads`, a `layer` or a `shift` restrict
-        the choice of what is read, which is made on the given pairs, as in `attncli align`. The more pairs are given,
-        the better is the choice. `split` is words, spaces or tokens.
+        An Alignment has the words of both sides, their `links` and `weights`. `method` is combined (the default),
+        predictions or attention, as in `attncli align`. The more pairs are given, the better are the links of combined.
+        `heads`, a `layer` or a `shift` select attention, and restrict the choice of heads, which is made on the given
+        pairs. `split` is words, spaces or tokens.
 
-        Raises UsageProblem for a model without cross-attention or a head that does not exist, BadInput for a text
-        without words or longer than the context.
+        Raises UsageProblem for a model without cross-attention, or for a head or method that does not exist, BadInput
+        for a text without words or longer than the context.
         """
+        asked = bool(heads) or layer is not None or shift is not None
+        method = method or ("attention" if asked else "combined")
+        if method not in LINK_METHODS or (asked and method != "attention"):
+            hint = "Heads, layers and shifts are those of attention." if asked else f"Give {', '.join(LINK_METHODS)}."
+            raise UsageProblem(f"The method {method} is not one that can be used here.", hint)
         loaded = self._read("float32")
         require_encoder_decoder(loaded.model, loaded.name)
         texts = [[side] if isinstance(side, str) else side for side in (source, target)]
@@ -225,8 +235,9 @@ class Model:
             raise UsageProblem("align needs as many targets as sources.", "Give two texts, or two lists of texts.")
         candidates = selections_of(loaded.model, heads, layer, shift)
         pairs = [words_of_pair(*pair, loaded, split) for pair in zip(texts[0], texts[1], strict=True)]
-        choice = choose_heads(loaded.model, [pairs[at] for at in sample_of(len(pairs))], candidates)
-        found = list(align_pairs(loaded.model, pairs, choice.selected))
+        compared = [pairs[at] for at in sample_of(len(pairs))] if method == "attention" else []
+        selected = choose_heads(loaded.model, compared, candidates).selected if compared else None
+        found = list(align_pairs(loaded.model, pairs, method, selected))
         return found[0] if isinstance(source, str) else found
 
     def next(

@@ -21,6 +21,7 @@ from attncli.explain.defaults import MEASURES, MORE_SOURCES, PARTS, SOURCES, Att
 
 if TYPE_CHECKING:
     from attncli.checkpoint.load import LoadedModel
+    from attncli.explain.head_map import KnownHead
     from attncli.explain.question import Focus
     from attncli.explain.reading import Reading, TextPair
     from attncli.explain.units import Spans
@@ -217,7 +218,27 @@ def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
         named=named,
         check=options.check,
         temperature=options.temperature,
+        known=_aligning_head(request),
     )
+
+
+def _aligning_head(request: Request) -> KnownHead | None:
+    """Returns the head of cross-attention that agrees best with the predictions, as `attncli align` compares heads.
+
+    Returns None if a layer or head is selected, if cross-attention is not shown, or if the pair is too long for this.
+    """
+    from attncli.evaluation.head_choice import head_of_pair
+    from attncli.evaluation.pair_words import tokens_of_pair
+    from attncli.explain.head_map import KnownHead
+
+    reading, focus = request.reading, request.focus
+    pair = reading.translation
+    if pair is None or "cross" not in reading.parts or focus.layer is not None or focus.head is not None:
+        return None
+    choice = head_of_pair(reading.model, tokens_of_pair(pair.source, pair.inputs))
+    if choice is None:
+        return None
+    return KnownHead(*choice.selected.heads[0], 1.0 if choice.value is None else choice.value)
 
 
 def _map(options: ViewOptions) -> Functions:
@@ -225,7 +246,14 @@ def _map(options: ViewOptions) -> Functions:
     from attncli.render.head_map import map_document, map_screen
 
     return Functions(
-        lambda request: explain(request.reading, request.tokenizer, request.focus, words=request.words, check=False),
+        lambda request: explain(
+            request.reading,
+            request.tokenizer,
+            request.focus,
+            words=request.words,
+            check=False,
+            known=_aligning_head(request),
+        ),
         map_screen,
         map_document,
     )

@@ -1,15 +1,17 @@
-"""Measures word alignment of English and German without a neural network: the alignment error rate of each method.
+"""Measures word alignment of English and German: the alignment error rate of each method.
 
 usage: python benchmarks/align.py FOLDER [--eflomal BIN/eflomal-align] [--fast-align BUILD/fast_align]
            [--model DIRECTORY]
 
 FOLDER contains tatoeba-en-de.train.tsv.xz and tatoeba-en-de.test.tsv.xz (English, tab, German), and
 align-de-en.gold.tsv: sentences of Europarl in German and English, with links. Every method gets the same pairs, in
-lower case: those of both gold alignments, then the training pairs. It links the words in both directions. The second
-gold alignment, align_gold.tsv beside this script, contains the links of 50 lines of the test file, and no text.
+lower case: those of both gold alignments, then the training pairs. It links the words in both directions. Then it gets
+the pairs of each gold alignment alone. The second gold alignment, align_gold.tsv beside this script, contains the links
+of 50 lines of the test file, and no text.
 
-With --model, also measures the cross-attention of a model that translates English to German: every head at both
-positions, and the heads that are chosen without gold links on the gold pairs themselves, as by `attncli align --gold`.
+With --model, also measures the methods of `attncli align` with a model that translates English to German: combined,
+with and without the training pairs; predictions; attention of the heads that are chosen without gold links on the gold
+pairs themselves; and attention of every head at both positions.
 
 eflomal (pip install eflomal) and fast_align (github.com/clab/fast_align) run if the paths of their programs are given.
 """
@@ -20,12 +22,13 @@ import lzma
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from attncli.evaluation.alignment import (
     SYMMETRIZATIONS,
+    AlignmentScore,
     GoldLinks,
     GoldPair,
     Links,
@@ -133,30 +136,48 @@ def by_eflomal(program: Path, pairs: Sequence[WordPair], most: int) -> Both:
         return links_of(found[0], most), links_of(found[1], most)
 
 
-def measure_model(path: Path, golds: Sequence[Sequence[GoldPair]], texts: Sequence[Sequence[tuple[str, str]]]) -> None:
-    """Prints the error rates of all heads of a model, and of the heads that are chosen without gold links."""
+def measure_model(
+    path: Path,
+    golds: Sequence[Sequence[GoldPair]],
+    texts: Sequence[Sequence[tuple[str, str]]],
+    train: Sequence[WordPair],
+) -> None:
+    """Prints the error rates of each method with a model, of all heads, and of the heads chosen without gold links."""
     import torch
 
     from attncli.checkpoint.load import load_model
-    from attncli.evaluation.aligning import align_pairs
+    from attncli.evaluation.aligning import Alignment, align_by_attention, align_combined, predicted_pairs
     from attncli.evaluation.head_choice import choose_heads, selections_of
     from attncli.evaluation.pair_words import words_of_pair
 
     loaded = load_model(path, torch.device("cpu"), torch.float32)
     model, candidates = loaded.model, selections_of(loaded.model)
-    for name, gold, lines in zip(("Europarl", "Tatoeba"), golds, texts, strict=True):
-        pairs = [words_of_pair(*line, loaded, "words" if name == "Tatoeba" else "spaces") for line in lines]
-        rates = {}
-        for selection in candidates:
-            found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, selection)]
-            rates[selection] = 100 * score_links(found, [pair.links for pair in gold]).error_rate
-        choice, best = choose_heads(model, pairs, candidates), min(rates, key=rates.__getitem__)
-        print(f"\n{name}: chosen {choice.selected}: {rates[choice.selected]:.1f}")
-        print(f"best with gold {best}: {rates[best]:.1f}")
+    golds_and_pairs = [
+        (gold, [words_of_pair(*line, loaded, split) for line in lines])
+        for gold, lines, split in zip(golds, texts, ("spaces", "words"), strict=True)
+    ]
+    predicted = [list(predicted_pairs(model, pairs)) for _, pairs in golds_and_pairs]
+    with_training = align_combined([one for some in predicted for one in some], train)
+    for at, (name, (gold, pairs)) in enumerate(zip(("Europarl", "Tatoeba"), golds_and_pairs, strict=True)):
+
+        def shown(found: Iterable[Alignment], gold: Sequence[GoldPair] = gold) -> AlignmentScore:
+            return score_links([frozenset(one.links) for one in found], [pair.links for pair in gold])
+
+        first = sum(map(len, golds[:at]))
+        rows = {
+            "combined, with the training pairs": shown(with_training[first : first + len(gold)]),
+            "combined, the gold pairs alone": shown(align_combined(predicted[at])),
+            "predictions": shown(one.alignment for one in predicted[at]),
+        }
+        rates = {one: shown(align_by_attention(model, pairs, one)) for one in candidates}
+        choice, best = choose_heads(model, pairs, candidates), min(rates, key=lambda one: rates[one].error_rate)
+        rows |= {f"attention, chosen: {choice.selected}": rates[choice.selected]}
+        rows |= {f"attention, best with gold: {best}": rates[best]}
+        print(f"\n{name}\n" + "\n".join(f"{row}: {percentages(score)}" for row, score in rows.items()))
         for shift in ("output", "input"):
             for layer in range(model.config.layers):
-                row = [rates[one] for one in candidates if one.shift == shift and one.layers == {layer}]
-                print(f"{shift}, layer {layer}: {' '.join(f'{rate:.1f}' for rate in row)} (the last: their mean)")
+                row = [rates[one].error_rate for one in candidates if one.shift == shift and one.layers == {layer}]
+                print(f"{shift}, layer {layer}: {' '.join(f'{100 * rate:.1f}' for rate in row)} (the last: their mean)")
 
 
 def cpu_seconds() -> float:
@@ -164,19 +185,36 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def measure(name: str, method: Method, pairs: Sequence[WordPair], golds: Sequence[Sequence[GoldPair]]) -> None:
-    """Prints the error rates of a method on each gold alignment. The gold pairs are the first pairs, in order."""
-    began = cpu_seconds()
+def percentages(score: AlignmentScore) -> str:
+    """Returns the error rate, and in parentheses precision and recall."""
+    return f"{100 * score.error_rate:.1f} ({100 * score.precision:.0f}, {100 * score.recall:.0f})"
+
+
+def scores_of(method: Method, pairs: Sequence[WordPair], golds: Sequence[Sequence[GoldPair]]) -> list[str]:
+    """Returns the error rates of a method on each gold alignment. The gold pairs are the first pairs, in order."""
     forward, backward = method(pairs, sum(map(len, golds)))
-    seconds = cpu_seconds() - began
     cells, first = [], 0
     for gold in golds:
         part = slice(first, first := first + len(gold))
         for unite in UNITED:
             found = [SYMMETRIZATIONS[unite](*both) for both in zip(forward[part], backward[part], strict=True)]
-            score = score_links(found, [pair.links for pair in gold])
-            cells.append(f"{100 * score.error_rate:.1f} ({100 * score.precision:.0f}, {100 * score.recall:.0f})")
+            cells.append(percentages(score_links(found, [pair.links for pair in gold])))
+    return cells
+
+
+def measure(
+    name: str, method: Method, pairs: Sequence[Sequence[WordPair]], golds: Sequence[Sequence[GoldPair]]
+) -> None:
+    """Prints the error rates of a method that gets all pairs at once, and of one that gets each gold alignment alone.
+
+    `pairs` are those of each gold alignment, then the training pairs.
+    """
+    began = cpu_seconds()
+    cells = scores_of(method, [pair for some in pairs for pair in some], golds)
+    seconds = cpu_seconds() - began
     print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} s |", flush=True)
+    alone = [cell for some, gold in zip(pairs, golds, strict=False) for cell in scores_of(method, some, [gold])]
+    print(f"| {name}, the gold pairs alone | {' | '.join(alone)} | |", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -188,8 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     golds = [europarl_gold(given.folder / EUROPARL), tatoeba_gold(given.folder / TEST)]
     train = [line.split("\t")[:2] for line in lines_of(given.folder / TRAIN)]
-    pairs = [(lowered(pair.source), lowered(pair.target)) for gold in golds for pair in gold]
-    pairs += [(lowered(split_words(source)), lowered(split_words(target))) for source, target in train]
+    split = [(split_words(source), split_words(target)) for source, target in train]
+    pairs = [[(lowered(pair.source), lowered(pair.target)) for pair in gold] for gold in golds]
+    pairs.append([(lowered(source), lowered(target)) for source, target in split])
     print(f"{len(golds[0])} pairs of Europarl, {len(golds[1])} of Tatoeba, {len(train):,} training pairs;", end=" ")
     print("the alignment error rate in %, in parentheses precision and recall")
     print(
@@ -207,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure("eflomal", partial(by_eflomal, given.eflomal), pairs, golds)
     if given.model is not None:
         europarl = [(" ".join(pair.source), " ".join(pair.target)) for pair in golds[0]]
-        measure_model(given.model, golds, [europarl, tatoeba_texts(given.folder / TEST)])
+        measure_model(given.model, golds, [europarl, tatoeba_texts(given.folder / TEST)], split)
 
 
 if __name__ == "__main__":

@@ -92,8 +92,9 @@ def test_align(script, tmp_path, monkeypatch, capsys):
     found = align.tatoeba_gold(tmp_path / align.TEST)
     assert [format_links(pair.links.sure, pair.links.possible) for pair in found] == [rows[1][2], rows[13][2]]
     align.main([str(tmp_path)])
-    *_, hmm = capsys.readouterr().out.splitlines()
+    *_, hmm, alone = capsys.readouterr().out.splitlines()
     assert hmm.startswith("| HMM, trained by agreement |")
+    assert alone.startswith("| HMM, trained by agreement, the gold pairs alone |")
     align.GOLD.write_text(f"# header\n3{gold[1:]}")
     with pytest.raises(SystemExit, match="line 3 is not the line that was aligned by hand"):
         align.tatoeba_gold(tmp_path / align.TEST)

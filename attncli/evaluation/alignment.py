@@ -2,7 +2,7 @@
 
 A link (i, j) says that word i of the source corresponds to word j of the target; both count from 0. A gold alignment
 has sure links, which everybody would make, and possible links, for phrases that correspond only as a whole. This module
-does not know how links are found. It imports no torch.
+names the methods that find links with a model (`aligning`), and knows no more of them. It imports no torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from attncli.config import shown_value
 from attncli.errors import BadInput
 
 Link = tuple[int, int]  # (word of the source, word of the target)
 Links = frozenset[Link]
+LinkMethod = Literal["combined", "predictions", "attention"]
+LINK_METHODS: tuple[LinkMethod, ...] = get_args(LinkMethod)
 
 _LINK = re.compile(r"(\d{1,9})([-p?])(\d{1,9})", re.ASCII)
 _NEIGHBORS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))

@@ -1,28 +1,36 @@
-"""The baselines of an alignment: the diagonal, IBM Model 1 and an HMM, on the same pairs. Imports no torch."""
+"""Scores alignments beside baselines on the same pairs: an HMM, IBM Model 1 and the diagonal. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from attncli.evaluation.alignment import AlignmentScore, GoldPair, Links, diagonal, grow_diagonal_final, score_links
-from attncli.evaluation.bitext import WordPair
+from attncli.evaluation.alignment import (
+    AlignmentScore,
+    GoldPair,
+    LinkMethod,
+    Links,
+    diagonal,
+    grow_diagonal_final,
+    score_links,
+)
+from attncli.evaluation.bitext import WordPair, lowered
 from attncli.evaluation.ibm import Aligner
 
 
 @dataclass(frozen=True)
 class AlignmentComparison:
-    """The scores of a model's links and of the baselines' links against gold links."""
+    """The scores against gold links of the links that each method finds with a model, and of the baselines' links."""
 
-    model: AlignmentScore
-    baselines: dict[str, AlignmentScore]  # by name: diagonal, IBM Model 1, HMM
+    methods: dict[LinkMethod, AlignmentScore]
+    baselines: dict[str, AlignmentScore]  # by name: HMM, IBM Model 1, diagonal
     trained_on: int  # the pairs that Model 1 and the HMM were trained on
 
 
 def compare_with_baselines(
-    found: Sequence[Links], gold: Sequence[GoldPair], training: Sequence[WordPair] = ()
+    found: Mapping[LinkMethod, Sequence[Links]], gold: Sequence[GoldPair], training: Sequence[WordPair] = ()
 ) -> AlignmentComparison:
-    """Scores links against gold links, and scores the baselines.
+    """Scores the links of each method against gold links, and scores the baselines.
 
     Model 1 and the HMM are trained on the gold pairs and on the `training` pairs, in lower case. The links of their two
     directions are united by grow-diag-final-and.
@@ -31,17 +39,15 @@ def compare_with_baselines(
     pairs = [(lowered(pair.source), lowered(pair.target)) for pair in gold]
     pairs += [(lowered(source), lowered(target)) for source, target in training]
     baselines = {
-        "diagonal": [diagonal(len(pair.source), len(pair.target)) for pair in gold],
-        "IBM Model 1": _united(Aligner(pairs, "model1"), len(gold)),
         "HMM": _united(Aligner(pairs, "hmm"), len(gold)),
+        "IBM Model 1": _united(Aligner(pairs, "model1"), len(gold)),
+        "diagonal": [diagonal(len(pair.source), len(pair.target)) for pair in gold],
     }
-    scores = {name: score_links(those, links) for name, those in baselines.items()}
-    return AlignmentComparison(score_links(found, links), scores, len(pairs))
-
-
-def lowered(words: Sequence[str]) -> list[str]:
-    """Returns words in lower case."""
-    return [word.lower() for word in words]
+    return AlignmentComparison(
+        {method: score_links(those, links) for method, those in found.items()},
+        {name: score_links(those, links) for name, those in baselines.items()},
+        len(pairs),
+    )
 
 
 def _united(aligner: Aligner, most: int) -> list[Links]:

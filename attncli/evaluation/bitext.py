@@ -37,6 +37,8 @@ class Group:
     def first(self, most: int) -> Group:
         """Returns the group without the pairs whose index in the corpus is `most` or more."""
         kept = self.numbers < most
+        if kept.all():
+            return self
         return Group(self.numbers[kept], self.sources[kept], self.targets[kept], self.cells[kept], self.at)
 
 
@@ -87,6 +89,11 @@ class Bitext:
             np.array([[self.sources[word] for word in pairs[number][0]] for number in numbers]),
             np.array([[self.targets[word] for word in pairs[number][1]] for number in numbers]),
         )
+
+
+def lowered(words: Sequence[str]) -> list[str]:
+    """Returns words in lower case."""
+    return [word.lower() for word in words]
 
 
 def _vocabulary(sentences: Iterable[Sequence[str]]) -> dict[str, int]:

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import Literal
 
 import numpy as np
+import torch
 
 from attncli.errors import UsageProblem
-from attncli.evaluation.aligning import HeadIndex, HeadSelection, best_words, linked, mean_weights
 from attncli.evaluation.alignment import Links, intersection
-from attncli.evaluation.alignment_baselines import lowered
-from attncli.evaluation.cross_attention import SHIFTS, batches_of, prediction_drops
+from attncli.evaluation.bitext import lowered
+from attncli.evaluation.cross_attention import SHIFTS, batches_of
 from attncli.evaluation.ibm import Aligner
+from attncli.evaluation.link_matrices import HeadIndex, HeadSelection, drops_of, linked, links_of_drops, mean_weights
 from attncli.evaluation.pair_words import WordsOfPair
 from attncli.model.transformer import Transformer
 
 MOST_PAIRS = 500  # that candidates are compared on
+_MOST_WORK = 2e10  # parameters x tokens of the forward passes for one pair: about a second on two CPU cores
 _FEWEST_PAIRS = 30  # from which an HMM learns more than the model's own predictions say
 
 
@@ -79,7 +81,7 @@ def choose_heads(model: Transformer, pairs: Sequence[WordsOfPair], candidates: S
     few = len(pairs) < _FEWEST_PAIRS
     if few:
         candidates = [one for one in candidates if len(one.heads) > 1] or candidates
-    reference = _links_of_drops(model, pairs) if few else _links_of_hmm(pairs)
+    reference = _links_of_predictions(model, pairs) if few else _links_of_hmm(pairs)
     links: list[list[Links]] = [[frozenset()] * len(pairs) for _ in candidates]
     for batch in batches_of(pairs, model):
         for number, weights in zip(batch.numbers, mean_weights(model, batch, candidates), strict=True):
@@ -88,6 +90,19 @@ def choose_heads(model: Transformer, pairs: Sequence[WordsOfPair], candidates: S
     values = [agreement(some, reference) for some in links]
     best = int(np.argmax(values))
     return Choice(candidates[best], "prediction" if few else "hmm", values[best], len(candidates), len(pairs))
+
+
+def head_of_pair(model: Transformer, pair: WordsOfPair) -> Choice | None:
+    """Returns the choice among single heads, where a target word is predicted, for one pair.
+
+    Returns None if a side has no words, or if the prediction drops would take too long.
+    """
+    source, target = pair.source, pair.target
+    work = (len(source.words) + 1) * (len(source.ids) + len(target.ids)) * sum(map(torch.numel, model.parameters()))
+    if not source.words or not target.words or work > _MOST_WORK:
+        return None
+    heads = product(range(model.config.layers), range(model.config.heads))
+    return choose_heads(model, [pair], [HeadSelection((head,), "output") for head in heads])
 
 
 def agreement(found: Sequence[Links], reference: Sequence[Links]) -> float:
@@ -102,12 +117,10 @@ def _links_of_hmm(pairs: Sequence[WordsOfPair]) -> list[Links]:
     return [intersection(*both) for both in zip(*aligner.links(), strict=True)]
 
 
-def _links_of_drops(model: Transformer, pairs: Sequence[WordsOfPair]) -> list[Links]:
-    """Returns the links between words that need each other most: those of prediction drops, in both directions."""
+def _links_of_predictions(model: Transformer, pairs: Sequence[WordsOfPair]) -> list[Links]:
+    """Returns the links between words that need each other most, by prediction drops."""
     links: list[Links] = [frozenset()] * len(pairs)
     for batch in batches_of(pairs, model, rows=True):
-        for number, pair, drops in zip(
-            batch.numbers, batch.pairs, prediction_drops(model, batch).cpu().numpy(), strict=True
-        ):
-            links[number] = intersection(*best_words(drops[: len(pair.target.words), : len(pair.source.words)]))
+        for number, drops in zip(batch.numbers, drops_of(model, batch), strict=True):
+            links[number] = links_of_drops(drops)
     return links

@@ -6,6 +6,8 @@ word of the previous word (Vogel et al., 1996). Expectation maximization estimat
 directions of the HMM learn from the product of their link probabilities (Liang, Taskar and Klein, 2006, "Alignment by
 agreement"): a link that is probable in only one direction loses probability.
 
+A `LinkPrior` tells an aligner what another method knows about the links of a pair, such as a neural network.
+
 The pairs of a group (see `bitext`) are computed together in NumPy arrays. This module reads no files and imports no
 torch.
 
@@ -14,7 +16,7 @@ Shapes: N pairs of a group, S words of each source, T words of each target, E pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,12 +46,26 @@ class Expectation:
     jumps: Floats | None = None  # (S, S), the expected number of jumps from row to column; None for Model 1
 
 
+@dataclass(frozen=True)
+class LinkPrior:
+    """Factors of the probability that a word of a pair generates a word, one for each direction; 1 changes nothing."""
+
+    forward: Floats  # (S, T), for source word s that generates target word t
+    backward: Floats  # (S, T), for target word t that generates source word s
+
+
 class Aligner:
     """Learns from sentence pairs which words correspond, and links the words of these pairs."""
 
-    def __init__(self, pairs: Sequence[WordPair], method: Method = "hmm", rounds: int = ROUNDS) -> None:
-        """Trains Model 1 on the pairs, and then for the method "hmm" the HMM, each for `rounds` rounds."""
+    def __init__(
+        self, pairs: Sequence[WordPair], method: Method = "hmm", rounds: int = ROUNDS, priors: Sequence[LinkPrior] = ()
+    ) -> None:
+        """Trains Model 1 on the pairs, and then for the method "hmm" the HMM, each for `rounds` rounds.
+
+        The first pairs have the `priors`, in order; the other pairs have none.
+        """
         self._text = Bitext(pairs)
+        self._priors = [_priors_of(group, priors) for group in self._text.groups]
         sources, targets = self._text.owners()
         self._directions = (_Direction(sources, len(self._text.targets)), _Direction(targets, len(self._text.sources)))
         agree = method == "hmm"
@@ -74,19 +90,35 @@ class Aligner:
         most = self._text.count if most is None else min(most, self._text.count)
         forward: list[Links] = [frozenset()] * most
         backward: list[Links] = [frozenset()] * most
-        for group in (group.first(most) for group in self._text.groups):
-            for number, words in _generators(self._directions[0].expect(group), group):
+        for group, ahead, back in self._expectations(most):
+            for number, words in _generators(ahead, group):
                 forward[number] = frozenset((i, j) for j, i in enumerate(words) if i >= 0)
-            for number, words in _generators(self._directions[1].expect(group.flipped()), group):
+            for number, words in _generators(back, group):
                 backward[number] = frozenset((i, j) for i, j in enumerate(words) if j >= 0)
         return forward, backward
 
+    def probabilities(self, most: int | None = None) -> list[Floats]:
+        """Returns the probability (S, T) of each link of the first `most` pairs: the mean of both directions."""
+        most = self._text.count if most is None else min(most, self._text.count)
+        found = [np.zeros((0, 0))] * most
+        for group, ahead, back in self._expectations(most):
+            mean = np.minimum((ahead.links + back.links.transpose(0, 2, 1)) / 2, 1)  # rounding can exceed 1
+            for number, links in zip(group.numbers.tolist(), mean, strict=True):
+                found[number] = links
+        return found
+
+    def _expectations(self, most: int) -> Iterator[tuple[Group, Expectation, Expectation]]:
+        """Yields the groups, of the first `most` pairs alone, with the expectations of both directions."""
+        for whole, priors in zip(self._text.groups, self._priors, strict=True):
+            group = whole.first(most)
+            ahead, back = self._directions
+            yield group, ahead.expect(group, priors[0]), back.expect(group.flipped(), priors[1])
+
     def _train(self, agree: bool) -> tuple[float, float]:
         """Does a round of expectation maximization. Returns the log-likelihoods of both directions before the round."""
-        text, (forward, backward) = self._text, self._directions
+        text = self._text
         counts = _Counts(len(text.cells), len(text.targets)), _Counts(len(text.cells), len(text.sources))
-        for group in text.groups:
-            ahead, back = forward.expect(group), backward.expect(group.flipped())
+        for group, ahead, back in self._expectations(text.count):
             links = [ahead.links, back.links.transpose(0, 2, 1)]
             if agree:
                 links = [links[0] * links[1]] * 2
@@ -177,9 +209,11 @@ class _Direction:
         """Turns Model 1 into an HMM. At first, the jump to the next word is most probable, and long jumps are rare."""
         self._jumps = np.exp(-np.abs(np.arange(-_LONGEST_JUMP, _LONGEST_JUMP + 1) - 1) / 2)
 
-    def expect(self, group: Group) -> Expectation:
-        """Returns the result of the expectation step for a group."""
+    def expect(self, group: Group, prior: Floats) -> Expectation:
+        """Returns the result of the expectation step for a group, whose first pairs have the prior (P, S, T)."""
         words, empty = self.table[group.cells], self._empty[group.targets]
+        known = min(len(words), len(prior))
+        words[:known] *= prior[:known]
         if self._jumps is None:
             return model1_expectation(words, empty)
         jumps = self._jumps[_distances(words.shape[1])]
@@ -192,6 +226,14 @@ class _Direction:
         self._empty = np.maximum(counts.empty / max(counts.empty.sum(), _LEAST), _LEAST)
         if self._jumps is not None:
             self._jumps = np.maximum(counts.jumps / max(counts.jumps.sum(), _LEAST), _LEAST_JUMP)
+
+
+def _priors_of(group: Group, priors: Sequence[LinkPrior]) -> tuple[Floats, Floats]:
+    """Returns the priors of the first pairs of a group, forward (P, S, T) and backward (P, T, S); P may be 0."""
+    some = [priors[number] for number in group.numbers if number < len(priors)]
+    shape = (len(some), *group.cells.shape[1:])
+    forward = np.array([prior.forward for prior in some]).reshape(shape)
+    return forward, np.array([prior.backward for prior in some]).reshape(shape).transpose(0, 2, 1)
 
 
 def _distances(words: int) -> Ids:

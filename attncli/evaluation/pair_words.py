@@ -45,8 +45,7 @@ def sentence_of(text: str, tokenizer: Tokenizer, split: Split = "words") -> Sent
     pieces = tokenizer.pieces(text)
     ids = tuple(piece.id for piece in pieces)
     if split == "tokens":
-        spans = [range(at, at + 1) for at, piece in enumerate(pieces) if piece.of_text]
-        return Sentence(ids, tuple(pieces[span.start].text for span in spans), tuple(spans))
+        return _each_token(pieces)
     found = word_spans(text) if split == "words" else [word.span() for word in _BETWEEN_SPACES.finditer(text)]
     spans = _tokens_of_words(_characters(text, pieces), found)
     return Sentence(ids, tuple(text[start:end] for start, end in found), tuple(spans))
@@ -75,6 +74,18 @@ def words_of_pair(
             "Remove the pair, or split it into shorter sentences.",
         )
     return WordsOfPair(*sides)
+
+
+def tokens_of_pair(source: Sequence[Piece], target: Sequence[Piece]) -> WordsOfPair:
+    """Returns a pair whose words are tokens, from what the encoder and the decoder read."""
+    return WordsOfPair(_each_token(source), _each_token(target))
+
+
+def _each_token(pieces: Sequence[Piece]) -> Sentence:
+    """Returns tokens as a sentence in which each token of the text is a word."""
+    spans = [range(at, at + 1) for at, piece in enumerate(pieces) if piece.of_text]
+    words = tuple(pieces[span.start].text for span in spans)
+    return Sentence(tuple(piece.id for piece in pieces), words, tuple(spans))
 
 
 def _between(opening: Sequence[int], side: Sentence, closing: Sequence[int] = ()) -> Sentence:

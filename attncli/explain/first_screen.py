@@ -20,7 +20,7 @@ from torch import Tensor
 from attncli.explain.checks import EdgeChecks, Prediction, check_edges, within_reach
 from attncli.explain.contributions import contribution_norms, matrix_after_norm
 from attncli.explain.defaults import SOURCES
-from attncli.explain.head_map import AligningHead, BusiestHead, HeadMap
+from attncli.explain.head_map import AligningHead, BusiestHead, HeadMap, KnownHead
 from attncli.explain.next_token import NextToken, most_probable
 from attncli.explain.question import Focus, MapAxes, focused_row, rows_around
 from attncli.explain.reading import Reading
@@ -85,13 +85,15 @@ def explain(
     check: bool = True,
     temperature: float = 1.0,
     aligning: bool = True,
+    known: KnownHead | None = None,
 ) -> Explanation:
     """Finds the tokens from which the token in focus gets its information.
 
     If `words` gives the tokens of each word, the focus and the finding are counted in words. `named` is the number of
     sources that are shown by name, besides those that are listed separately. If `check` is true, each source that is
     shown by name is cut in turn. All probabilities are computed at `temperature`. If `aligning` is true and no head is
-    selected, the map of cross-attention is that of the head that looks most like an alignment.
+    selected, the map of cross-attention is that of the `known` head or, without it, of the head that looks most like
+    an alignment.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -100,7 +102,7 @@ def explain(
     axes = reading.axes if words is None else word_axes(reading, words)
     spans = words or Spans.single(len(axes.rows), len(axes.columns))
     units = _units(reading, focus, axes, spans)
-    watch = _pass_of(reading, focus, axes, units, aligning=aligning)
+    watch = _pass_of(reading, focus, axes, units, known, aligning=aligning)
     hidden = reading.run(units.rows, watch)[0]
     sources, checks, following = watch.shares.sources(), None, tuple[NextToken, ...]()
     if reading.predicts:
@@ -155,8 +157,10 @@ def _heads_asked(reading: Reading, focus: Focus) -> dict[int, Sequence[int]] | N
     return {layer: range(reading.heads) if focus.head is None else [focus.head] for layer in layers}
 
 
-def _pass_of(reading: Reading, focus: Focus, axes: MapAxes, units: Units, *, aligning: bool) -> _Pass:
-    """Returns the observer of a forward pass; `aligning` as `explain` takes it."""
+def _pass_of(
+    reading: Reading, focus: Focus, axes: MapAxes, units: Units, known: KnownHead | None, *, aligning: bool
+) -> _Pass:
+    """Returns the observer of a forward pass; `known` and `aligning` as `explain` takes them."""
     shares = SourceShares(focus, units, axes)
     if focus.layer is not None or focus.head is not None or "cross" not in reading.parts:
         aligning = False
@@ -167,7 +171,8 @@ def _pass_of(reading: Reading, focus: Focus, axes: MapAxes, units: Units, *, ali
     own = [span for span in units.spans.columns if span.start in columns]
     reach = (len(own),) * len(axes.rows)
     cross = replace(axes, columns=axes.columns[: len(own)], reach=reach, part="cross", sources=0)
-    return _Pass(reading, focus, units, shares, AligningHead(replace(units, spans=Spans(units.spans.rows, own)), cross))
+    head = AligningHead(replace(units, spans=Spans(units.spans.rows, own)), cross, known)
+    return _Pass(reading, focus, units, shares, head)
 
 
 @dataclass

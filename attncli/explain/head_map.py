@@ -1,6 +1,7 @@
 """Computes one head's attention map: of the given head, or of the head that contributes most to the focus.
 
-For cross-attention, it is by default the head whose weights look most like an alignment.
+For cross-attention, it is by default the head that aligns best: a `KnownHead`, or else the head whose weights look most
+like an alignment.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ class HeadMap:
     axes: MapAxes
     first_row: int = 0  # the index of the first row
     aligning: float | None = None  # the score for which the head was chosen as aligning; None if it was not
+    agrees: bool = False  # whether `aligning` is the agreement of a `KnownHead`
+
+
+@dataclass(frozen=True)
+class KnownHead:
+    """The head of cross-attention whose links agree best with what the predictions lose without each source token."""
+
+    layer: int
+    head: int
+    agreement: float  # F1
 
 
 @dataclass
@@ -74,14 +85,19 @@ class BusiestHead:
 
 @dataclass
 class AligningHead:
-    """Observes cross-attention layer by layer, and keeps the head whose weights look most like an alignment."""
+    """Observes cross-attention layer by layer, and keeps the known head, or the one most like an alignment."""
 
     units: Units
     axes: MapAxes  # in units, of cross-attention
+    known: KnownHead | None = None
     _best: tuple[float, int, int, Tensor] | None = None  # score, layer, head, weights (R, S)
 
     def take(self, layer: int, weights: Tensor) -> None:
         """Observes one layer: weights (H, R, S)."""
+        if self.known is not None:
+            if layer == self.known.layer:
+                self._best = self.known.agreement, layer, self.known.head, weights[self.known.head].float().clone()
+            return
         last = self.axes.columns[-1]
         words = weights[..., :-1] if last.special and weights.shape[-1] > 1 else weights
         scores = alignment_scores(words)
@@ -93,9 +109,8 @@ class AligningHead:
         """Returns the map of the best head."""
         assert self._best is not None
         score, layer, head, weights = self._best
-        return HeadMap(
-            layer, head, self.units.table(weights), False, None, None, self.axes, self.units.first, aligning=score
-        )
+        shown, agrees = self.units.table(weights), self.known is not None
+        return HeadMap(layer, head, shown, False, None, None, self.axes, self.units.first, score, agrees)
 
 
 def alignment_scores(weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Draws the output of `attncli align`: links, the choice of heads, and the error rate beside the baselines."""
+"""Draws the output of `attncli align`: links, where they come from, and the error rate beside the baselines."""
 
 from __future__ import annotations
 
@@ -17,24 +17,31 @@ from attncli.render.palette import TITLE
 from attncli.render.progress_bar import passing_bar
 
 if TYPE_CHECKING:
-    from attncli.evaluation.aligning import Alignment, HeadSelection
-    from attncli.evaluation.alignment import AlignmentScore
+    from attncli.evaluation.aligning import Alignment
+    from attncli.evaluation.alignment import AlignmentScore, LinkMethod
     from attncli.evaluation.alignment_baselines import AlignmentComparison
     from attncli.evaluation.head_choice import Choice
+    from attncli.evaluation.link_matrices import HeadSelection
 
 _READ_WHERE = {
     "output": "where a target word is predicted (shift output)",
     "input": "where a target word is read (shift input)",
 }
+
+_DROPS = "what each prediction loses without each source word"
 _NAMED = 8  # heads that are listed by name
-_REFERENCES = {
-    "hmm": "an HMM that was trained on the pairs",
-    "prediction": "the loss of each prediction without each source word",
-}
+_REFERENCES = {"hmm": "an HMM that was trained on the pairs", "prediction": _DROPS}
 
 
-def choice_note(choice: Choice) -> str:
-    """Returns the choice of heads as a sentence, with the value of the criterion."""
+def links_note(method: LinkMethod, choice: Choice | None, pairs: int) -> str:
+    """Returns in a sentence where the links come from: for attention, the choice of heads with its criterion.
+
+    `pairs` is the number of pairs that the HMM of "combined" is trained on.
+    """
+    if method == "combined":
+        return f"links are those of an HMM, trained on {plural(pairs, 'pair')}, whose prior is {_DROPS}"
+    if method == "predictions" or choice is None:
+        return f"links are read from {_DROPS}"
     note = f"links are read from cross-attention of {_heads(choice.selected)}, {_READ_WHERE[choice.selected.shift]}"
     if choice.value is None or choice.criterion is None:
         return note
@@ -54,39 +61,44 @@ def _heads(selection: HeadSelection) -> str:
 
 
 def comparison_screen(
-    comparison: AlignmentComparison, choice: Choice, model: str, file: str, width: int
+    comparison: AlignmentComparison, method: LinkMethod, choice: Choice | None, model: str, file: str, width: int
 ) -> RenderableType:
-    """Shows the alignment error rate, precision and recall of the model's links and of the baselines' links."""
-    title = f"{one_line(model)} · {plural(comparison.model.pairs, 'pair')} of {one_line(file)}"
+    """Shows the alignment error rate, precision and recall of each method's links and of the baselines' links."""
+    title = f"{one_line(model)} · {plural(comparison.methods[method].pairs, 'pair')} of {one_line(file)}"
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     for _ in range(3):
         table.add_column(justify="right", no_wrap=True)
     table.add_row("", *(Text(name, TITLE) for name in ("error rate", "precision", "recall")))
-    for name, score in ((model, comparison.model), *comparison.baselines.items()):
+    for name, score in (*comparison.methods.items(), *comparison.baselines.items()):
         figures = (f"{100 * part:.1f}%" for part in (score.error_rate, score.precision, score.recall))
-        table.add_row(Text(one_line(name)), *figures, style="bold" if score is comparison.model else "")
-    trained = f"IBM Model 1 and the HMM were trained on {plural(comparison.trained_on, 'pair')}, these included."
-    notes = (trained, "The error rate counts missing sure links and wrong links: 0 is perfect.")
+        table.add_row(Text(name), *figures, style="bold" if name == method else "")
+    notes = [
+        f"predictions: {_DROPS}.",
+        "combined: the HMM, with the predictions as its prior.",
+        f"IBM Model 1 and both HMMs were trained on {plural(comparison.trained_on, 'pair')}, these included.",
+        "The error rate counts missing sure links and wrong links: 0 is perfect.",
+    ]
+    if choice is not None:
+        notes.insert(0, f"attention: {_heads(choice.selected)}, {_READ_WHERE[choice.selected.shift]}.")
     return Group(
-        Text(fold(title, width), "bold"),
-        Text(fold(f"{_heads(choice.selected)}, {_READ_WHERE[choice.selected.shift]}", width), "dim"),
-        Text(),
-        table,
-        Text(),
-        *(Text(fold(note, width), "dim") for note in notes),
+        Text(fold(title, width), "bold"), Text(), table, Text(), *(Text(fold(note, width), "dim") for note in notes)
     )
 
 
 def alignments_document(
-    alignments: list[Alignment], choice: Choice, model: str, comparison: AlignmentComparison | None
+    alignments: list[Alignment],
+    method: LinkMethod,
+    choice: Choice | None,
+    model: str,
+    comparison: AlignmentComparison | None,
 ) -> dict[str, Any]:
-    """Returns the links of all pairs, the choice and the scores as a JSON-ready dictionary."""
-    scores = None if comparison is None else _comparison_document(comparison)
+    """Returns the links of all pairs, the method, the choice of heads and the scores as a JSON-ready dictionary."""
     return {
         "model": model,
-        "choice": choice_document(choice),
-        "scores": scores,
+        "method": method,
+        "choice": None if choice is None else choice_document(choice),
+        "scores": None if comparison is None else _comparison_document(comparison, method),
         "pairs": [_alignment_document(alignment) for alignment in alignments],
     }
 
@@ -112,9 +124,10 @@ def _alignment_document(alignment: Alignment) -> dict[str, Any]:
     }
 
 
-def _comparison_document(comparison: AlignmentComparison) -> dict[str, Any]:
+def _comparison_document(comparison: AlignmentComparison, method: LinkMethod) -> dict[str, Any]:
     return {
-        "model": _score_document(comparison.model),
+        "model": _score_document(comparison.methods[method]),
+        "methods": {name: _score_document(score) for name, score in comparison.methods.items()},
         "baselines": {name: _score_document(score) for name, score in comparison.baselines.items()},
         "trained_on": comparison.trained_on,
     }

@@ -191,7 +191,8 @@ def head_title(finding: Explanation, width: int) -> Text:
         facts += f" · looks at the {unit} before: {score}, chance {chance}"
     name = f"{head.layer}.{head.head}{of_attention(head.axes)}"
     if head.aligning is not None:
-        return titled(f"Aligning head {name}: sharp, and covers the source", facts, width)
+        why = "it agrees best with the predictions" if head.agrees else "sharp, and covers the source"
+        return titled(f"Aligning head {name}: {why}", facts, width)
     if head.asked_for:
         return titled(f"Head {name}", facts, width)
     if len(finding.pieces) == 1:
@@ -231,7 +232,8 @@ def map_document(finding: Explanation, model: str) -> dict[str, Any]:
 
 def head_document(head: HeadMap) -> dict[str, Any]:
     """Returns one head's map as a JSON-ready dictionary."""
-    chosen = {} if head.aligning is None else {"aligning": head.aligning}
+    by = "predictions" if head.agrees else "sharpness"
+    chosen = {} if head.aligning is None else {"aligning": head.aligning, "aligning_by": by}
     return {
         "layer": head.layer,
         "head": head.head,

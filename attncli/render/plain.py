@@ -220,7 +220,8 @@ def _map(finding: Explanation) -> list[str]:
 def _chosen(finding: Explanation) -> str:
     """Says why the head of the map is shown."""
     if finding.map.aligning is not None:
-        return "which is sharp and covers the source"
+        agrees = "whose links agree best with what the predictions lose without each source token"
+        return agrees if finding.map.agrees else "which is sharp and covers the source"
     if finding.map.asked_for:
         return "the one you asked for"
     if finding.sources.reach == 1:

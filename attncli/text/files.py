@@ -83,7 +83,7 @@ def refuse_missing(paths: Sequence[str]) -> None:
 def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
     """Raises UsageProblem if a file can be in both the training text and the validation text, or if '-' is named twice.
 
-    `held_out` is the path of the validation text. If it is None, the end of the training text is the validation text.
+    `held_out` is the path of the validation text. If it is None, a part of the training text is the validation text.
     Then the error is also raised for a file that is named twice, because the file could be in both parts. Files are
     compared by identity, not by content.
     """
@@ -94,8 +94,10 @@ def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
     if held_out is None:
         twice = (name for found in files for identity, name in found.items() if times[identity] > 1)
         if (name := next(twice, None)) is not None:
-            message = f"{name} is given more than once, so the end of the text, to validate on, may be trained on too."
-            raise UsageProblem.naming(lambda named: (message, f"Name a text to validate on: {named('val_file')} FILE"))
+            message = f"{name} is given more than once: it would be trained on twice, or trained and validated on."
+            raise UsageProblem.naming(
+                lambda named: (message, f"Name it once, or name a file to validate on: {named('val_file')} FILE")
+            )
         return
     both = (name for identity, name in _identities(held_out).items() if times[identity])
     if (name := next(both, None)) is not None:

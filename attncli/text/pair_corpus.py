@@ -52,7 +52,9 @@ class PairCorpus:
         found = replace(self, train=self.train.within(context), val=self.val.within(context))
         for name, part in (("train", found.train), ("validate", found.val)):
             if not len(part):
-                raise _none_fits(f"All {part.too_long:,} pairs to {name} on have more than {context} tokens on a side.")
+                pairs = f"All {part.too_long:,} pairs" if part.too_long > 1 else "The only pair"
+                has = "have" if part.too_long > 1 else "has"
+                raise _none_fits(f"{pairs} to {name} on {has} more than {context} tokens on a side.")
         return found
 
     @property

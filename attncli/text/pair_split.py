@@ -25,10 +25,8 @@ def split_by_source(pairs: Pairs, fraction: float) -> tuple[Pairs, Pairs]:
         border = ordered[max(int(np.searchsorted(ordered, border)) - 1, 0)]
     held_out = hashes <= border
     if held_out.all():
-        raise BadInput(
-            f"All {len(pairs):,} pairs have the same source, so no pairs are left to validate on.",
-            "Give pairs with different sources.",
-        )
+        every = f"All {len(pairs):,} pairs have the same source" if len(pairs) > 1 else "There is only one pair"
+        raise BadInput(f"{every}, so no pairs are left to validate on.", "Give pairs with different sources.")
     return pairs.take(np.flatnonzero(~held_out)), pairs.take(np.flatnonzero(held_out))
 
 

@@ -33,8 +33,16 @@ def pairs(tmp_path):
     return str(tmp_path / "pairs.tsv")
 
 
-def test_a_line_of_links_for_each_pair(model, pairs, capsys):
-    code, out, err = ask(capsys, "align", pairs, "-m", model)
+@pytest.mark.parametrize(
+    ("method", "note"),
+    [
+        ("combined", "links are those of an HMM, trained on 2 pairs, whose prior is what each prediction loses"),
+        ("predictions", "links are read from what each prediction loses without each source word"),
+        ("attention", "of 8 selections, this agrees best with what each prediction loses without each source word"),
+    ],
+)
+def test_a_line_of_links_for_each_pair(method, note, model, pairs, capsys):
+    code, out, err = ask(capsys, "align", pairs, "-m", model, "--method", method)
     lines = out.splitlines()
     assert (code, len(lines)) == (0, 2)
     for line, sizes in zip(lines, ((4, 4), (7, 6)), strict=True):
@@ -42,7 +50,9 @@ def test_a_line_of_links_for_each_pair(model, pairs, capsys):
         assert links == sorted(links)
         assert {i for i, _ in links} <= set(range(sizes[0]))
         assert {j for _, j in links} <= set(range(sizes[1]))
-    assert "of 8 selections, this agrees best with the loss of each prediction" in err
+    assert note in err
+    if method == "combined":
+        assert ask(capsys, "align", pairs, "-m", model)[1] == out
 
 
 def test_the_document_the_library_and_two_files_give_the_same_links(model, pairs, tmp_path, capsys):
@@ -52,6 +62,7 @@ def test_the_document_the_library_and_two_files_give_the_same_links(model, pairs
     document = json.loads(ask(capsys, "align", pairs, "-m", model, *chosen, "--json")[1])
     assert [" ".join(f"{i}-{j}" for i, j in pair["links"]) for pair in document["pairs"]] == out.splitlines()
     assert document["choice"]["heads"] == [[1, 2]]
+    assert document["method"] == "attention"
     rows = [line.split("\t") for line in PAIRS.splitlines() if line]
     found = attncli.load(model).align(*map(list, zip(*rows, strict=True)), heads=[(1, 2)], shift="input")
     for alignment, pair in zip(found, document["pairs"], strict=True):
@@ -64,9 +75,13 @@ def test_the_document_the_library_and_two_files_give_the_same_links(model, pairs
 
 
 def test_one_pair_in_the_library(model):
-    alignment = attncli.load(model).align("The dog sleeps.", "Der Hund schläft.", layer=0)
-    assert alignment.source == ("The", "dog", "sleeps", ".")
-    assert alignment.weights.shape == (4, 4)
+    for asked in ({"layer": 0}, {"method": "predictions"}, {}):
+        alignment = attncli.load(model).align("The dog sleeps.", "Der Hund schläft.", **asked)
+        assert alignment.source == ("The", "dog", "sleeps", ".")
+        assert alignment.weights.shape == (4, 4)
+    for asked in ({"layer": 0, "method": "combined"}, {"method": "none"}):
+        with pytest.raises(UsageProblem, match="is not one that can be used here"):
+            attncli.load(model).align("The dog sleeps.", "Der Hund schläft.", **asked)
     with pytest.raises(UsageProblem, match="as many targets as sources"):
         attncli.load(model).align(["a", "b"], ["a"])
 
@@ -85,12 +100,14 @@ def test_the_error_rate_beside_the_baselines(model, tmp_path, capsys):
     code, out, _ = ask(capsys, "align", "--gold", str(tmp_path / "gold.tsv"), "-m", model)
     assert code == 0
     assert "20 pairs of" in out
-    assert [line.split()[0] for line in out.splitlines() if line.endswith("%")] == ["en-de", "diagonal", "IBM", "HMM"]
+    names = ["combined", "predictions", "attention", "HMM", "IBM", "diagonal"]
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("%")] == names
     (tmp_path / "more.tsv").write_text(PAIRS)
     options = ["--gold", str(tmp_path / "gold.tsv"), "--train-file", str(tmp_path / "more.tsv"), "--layer", "1"]
     document = json.loads(ask(capsys, "align", *options, "-m", model, "--json")[1])
     scores = document["scores"]
     assert scores["trained_on"] == 22
+    assert scores["model"] == scores["methods"]["attention"]
     assert scores["baselines"]["HMM"]["error_rate"] < scores["baselines"]["diagonal"]["error_rate"]
     assert document["pairs"][0]["source"] == ["The", "dog", "sleeps", "."]
 
@@ -102,7 +119,9 @@ def test_the_error_rate_beside_the_baselines(model, tmp_path, capsys):
         (["{pairs}", "-m", "{model}", "--head", "9.0"], 2, "There is no layer 9"),
         (["{pairs}", "-m", "{model}", "--head", "x"], 2, "is not a head"),
         (["{pairs}", "-m", "{model}", "--layer", "0", "--head", "0.0"], 2, "cannot be combined"),
-        (["{pairs}", "-m", "{model}", "--train-file", "{pairs}"], 2, "with --gold only"),
+        (["{pairs}", "-m", "{model}", "--method", "predictions", "--head", "0.0"], 2, "reads no attention"),
+        (["{pairs}", "-m", "{model}", "--method", "predictions", "--train-file", "{pairs}"], 2, "trains nothing"),
+        (["{pairs}", "-m", "{model}", "--split", "tokens", "--train-file", "{pairs}"], 2, "is trained on words"),
         (["-m", "{model}"], 2, "Give pairs in one way"),
         (["--source", "{pairs}", "-m", "{model}"], 2, "are given together"),
         (["{long}", "-m", "{model}"], 3, "long.tsv, line 3: the target has"),

@@ -52,7 +52,7 @@ def test_the_first_screen_shows_source_and_target_with_their_cuts(translator, ca
     assert "Where does ␣Hund [2] come from?" in shown
     assert shown.index("from the source") < shown.index("\n1 ␣dog") < shown.index("from the target")
     assert "cut: P(␣Hund)" in shown
-    assert "of cross-attention: sharp, and covers the source" in shown
+    assert "of cross-attention: it agrees best with the predictions" in shown
     assert "Candidates for the first token of ␣Hund [2]" in shown
 
 

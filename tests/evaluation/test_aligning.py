@@ -1,7 +1,9 @@
 """Word alignment by cross-attention: words of tokens, weights, prediction drops, the choice of heads."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,11 +13,14 @@ from hypothesis import strategies as st
 from attncli.checkpoint.load import LoadedModel
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadInput, UsageProblem
-from attncli.evaluation.aligning import HeadSelection, align_pairs, linked
-from attncli.evaluation.alignment import GoldLinks, score_links
+from attncli.evaluation.aligning import align_by_attention, align_combined, align_pairs, predicted_pairs
+from attncli.evaluation.alignment import GoldLinks, diagonal, grow_diagonal_final, score_links
+from attncli.evaluation.bitext import lowered
 from attncli.evaluation.cross_attention import batches_of, prediction_drops, read_weights, require_encoder_decoder
-from attncli.evaluation.head_choice import choose_heads, sample_of, selections_of
-from attncli.evaluation.pair_words import sentence_of, words_of_pair
+from attncli.evaluation.head_choice import agreement, choose_heads, head_of_pair, sample_of, selections_of
+from attncli.evaluation.ibm import Aligner
+from attncli.evaluation.link_matrices import HeadSelection, best_words, drops_of, linked, links_of_drops
+from attncli.evaluation.pair_words import sentence_of, tokens_of_pair, words_of_pair
 from attncli.text.tokenizer_training import byte_tokenizer
 from attncli.text.words import split_words
 from tests.support.models import ENCODER_DECODERS, tiny_model
@@ -146,7 +151,7 @@ def test_the_alignments_keep_the_order_of_the_pairs(monkeypatch):
     monkeypatch.setattr("attncli.evaluation.aligning.AT_ONCE", 2)
     model, pairs = encoder_decoder(), words_of(PAIRS)
     selection, done = HeadSelection(((0, 1), (2, 3)), "input"), []
-    found = list(align_pairs(model, iter(pairs), selection, done.append))
+    found = list(align_by_attention(model, iter(pairs), selection, done.append))
     assert done[-1] == 3
     for alignment, pair, weights in zip(found, pairs, weights_of(model, pairs), strict=True):
         assert (alignment.source, alignment.target) == (pair.source.words, pair.target.words)
@@ -154,6 +159,48 @@ def test_the_alignments_keep_the_order_of_the_pairs(monkeypatch):
         torch.testing.assert_close(torch.tensor(alignment.weights), mean, atol=1e-6, rtol=0)
         assert alignment.links == tuple(sorted(linked(mean.numpy())))
         assert alignment.link_weights == tuple(alignment.weights[j, i] for i, j in alignment.links)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_the_links_of_weights_do_not_depend_on_how_much_a_head_attends_to_words(sources, targets, seed):
+    """A head that rests on the end token gives all words small weights. Their shares, and so their links, are equal."""
+    weights = np.random.default_rng(seed).random((targets, sources)) + 0.01
+    shares = weights / weights.sum(1, keepdims=True) * weights / weights.sum(0, keepdims=True)
+    assert linked(weights) == linked(weights / 64) == grow_diagonal_final(*best_words(shares))
+
+
+def test_a_link_of_drops_is_the_best_of_both_words_and_loses_something():
+    drops = np.array([[4.0, 0.5, 0.0], [3.0, 2.0, 0.0], [-0.5, -0.2, -0.1]])
+    assert links_of_drops(drops) == {(0, 0), (1, 1)}
+    assert links_of_drops(-np.abs(drops)) == frozenset()
+
+
+def test_a_prior_without_information_changes_nothing_and_a_model_improves_the_hmm():
+    model = trained_model()
+    pairs = [words_of_pair(*pair, loaded(model)) for pair in artificial_pairs(6, 9)]
+    predicted = list(predicted_pairs(model, pairs))
+    words = [(lowered(pair.source.words), lowered(pair.target.words)) for pair in pairs]
+    gold = [frozenset((len(pair.target.words) - 1 - j, j) for j in range(len(pair.target.words))) for pair in pairs]
+    silent = [replace(one, drops=np.zeros_like(one.drops)) for one in predicted]
+    alone = [grow_diagonal_final(*both) for both in zip(*Aligner(words).links(), strict=True)]
+
+    def links_of(found):
+        return [frozenset(one.links) for one in found]
+
+    def error_rate(links):
+        return score_links(links, [GoldLinks(one, one) for one in gold]).error_rate
+
+    combined = align_combined(predicted)
+    assert error_rate(links_of(combined)) <= min(
+        error_rate(alone), error_rate(links_of(p.alignment for p in predicted))
+    )
+    assert error_rate(links_of(combined)) < 0.1 < error_rate([diagonal(len(s), len(t)) for s, t in words])
+    for one in combined:
+        assert ((one.weights >= 0) & (one.weights <= 1)).all()
+    assert len(align_combined(silent, words)) == len(silent)
+    assert links_of(align_pairs(model, pairs, "combined")) == links_of(combined)
+    assert links_of(align_pairs(model, pairs, "predictions")) == [links_of_drops(one.drops) for one in predicted]
 
 
 def test_a_sample_is_even_and_deterministic():
@@ -169,7 +216,7 @@ def test_the_choice_is_as_good_as_the_best_one_with_gold():
     candidates = selections_of(model)
 
     def error_rate(selection):
-        found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, selection)]
+        found = [frozenset(alignment.links) for alignment in align_by_attention(model, pairs, selection)]
         return score_links(found, [GoldLinks(links, links) for links in gold]).error_rate
 
     choice = choose_heads(model, pairs, candidates)
@@ -177,6 +224,25 @@ def test_the_choice_is_as_good_as_the_best_one_with_gold():
     assert error_rate(choice.selected) <= min(map(error_rate, candidates)) + 0.03
     assert choose_heads(model, pairs, candidates) == choice
     assert choose_heads(model, pairs, candidates[:1]).value is None
+
+
+def test_the_head_of_one_pair_agrees_best_with_the_predictions(monkeypatch):
+    model, (pair,) = trained_model(), artificial_pairs(1, 5)
+    words = words_of_pair(*pair, loaded(model), "tokens")
+    pieces = [artificial_tokenizer().pieces(text) for text in pair]
+    assert tokens_of_pair(pieces[0], pieces[1]).target.words == words.target.words
+    choice = head_of_pair(model, words)
+    (batch,) = batches_of([words], model, rows=True)
+    reference = links_of_drops(drops_of(model, batch)[0])
+
+    def value(head):
+        found = next(align_by_attention(model, [words], HeadSelection((head,), "output"))).links
+        return agreement([frozenset(found)], [reference])
+
+    best = max(value((layer, head)) for layer in range(2) for head in range(4))
+    assert choice.value == pytest.approx(best) == pytest.approx(value(choice.selected.heads[0]))
+    monkeypatch.setattr("attncli.evaluation.head_choice._MOST_WORK", 1)
+    assert head_of_pair(model, words) is None
 
 
 def test_few_pairs_are_compared_with_the_models_own_predictions():

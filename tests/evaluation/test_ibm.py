@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attncli.evaluation.alignment import SYMMETRIZATIONS, diagonal, score_links
-from attncli.evaluation.ibm import EMPTY, Aligner, hmm_expectation, model1_expectation
+from attncli.evaluation.ibm import EMPTY, Aligner, LinkPrior, hmm_expectation, model1_expectation
 from tests.support.alignments import gold_pairs
 
 sentence = st.lists(st.sampled_from("abcd"), max_size=5)
@@ -134,3 +134,36 @@ def test_links_of_the_first_pairs_are_within_their_sentences(pairs, most):
         assert len(direction) == len(pairs)
         for found, (source, target) in zip(direction, pairs, strict=True):
             assert all(i < len(source) and j < len(target) for i, j in found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpus, st.integers(0, 6))
+def test_a_prior_of_ones_changes_nothing(pairs, known):
+    shapes = [(len(source), len(target)) for source, target in pairs[:known]]
+    ones = [LinkPrior(np.ones(shape), np.ones(shape)) for shape in shapes]
+    for method in ("model1", "hmm"):
+        one, other = Aligner(pairs, method), Aligner(pairs, method, priors=ones)
+        assert one.nats == other.nats
+        assert one.links(known) == other.links(known)
+        for found, (source, target) in zip(other.probabilities(), pairs, strict=True):
+            assert found.shape == (len(source), len(target)) or not found.size
+            assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_a_prior_decides_between_links_that_the_words_do_not_tell_apart():
+    pairs = words([("a b", "x y")])
+    crossed = np.array([[0.1, 1.9], [1.9, 0.1]])
+    for prior in (crossed, 2 - crossed):
+        links = {(int(i), int(j)) for i, j in np.argwhere(prior > 1)}
+        assert Aligner(pairs, priors=[LinkPrior(prior, prior)]).links() == ([links], [links])
+
+
+def test_a_prior_is_a_factor_of_the_probability_of_words():
+    """One round of Model 1 from equal words: the expected counts are in proportion to the prior and the empty word."""
+    prior = LinkPrior(np.array([[0.5, 2.0], [1.5, 1.0]]), np.array([[1.0, 3.0], [0.5, 1.0]]))
+    aligner = Aligner(words([("a b", "x y")]), "model1", rounds=1, priors=[prior])
+    generated = prior.forward * (1 - EMPTY) / 2
+    counts = generated / (generated.sum(0) + EMPTY)
+    for s, source in enumerate("ab"):
+        for t, target in enumerate("xy"):
+            assert aligner.probability(source, target) == pytest.approx(counts[s, t] / counts[s].sum())

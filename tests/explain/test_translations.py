@@ -12,7 +12,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.explain.every_weight import every_weight
 from attncli.explain.first_screen import explain
 from attncli.explain.grid import grid
-from attncli.explain.head_map import alignment_scores
+from attncli.explain.head_map import KnownHead, alignment_scores
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.lens import lens
 from attncli.explain.logit import logit_attribution
@@ -343,6 +343,12 @@ def test_the_first_screen_shows_the_head_with_the_best_score(model):
     scores = torch.stack([alignment_scores(layer) for layer in weights])
     assert (found.layer, found.head) == divmod(int(scores.argmax()), model.config.heads)
     assert found.aligning == pytest.approx(float(scores.max()))
+
+
+def test_a_known_head_is_shown_with_its_weights(model):
+    found = explain(read(model), TOKENIZER, Focus(), check=False, known=KnownHead(1, 2, 0.5)).map
+    assert (found.layer, found.head, found.aligning, found.agrees) == (1, 2, 0.5, True)
+    np.testing.assert_allclose(found.weights, expected_weights(model, "cross")[1, 2], atol=1e-5)
 
 
 def test_the_default_focus_is_the_last_word():

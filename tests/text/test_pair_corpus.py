@@ -128,6 +128,9 @@ def test_pairs_that_do_not_fit_the_context_are_left_out_and_counted():
     assert "left out 2 of 62 pairs to train on: a side has more tokens than the context" in fitting.notes
     with pytest.raises(BadInput, match="All 62 pairs to train on have more than 2 tokens on a side"):
         corpus.within(2)
+    one = prepare_pairs(pairs_of([long[0]]), CONFIG, pairs_of())
+    with pytest.raises(BadInput, match="The only pair to train on has more than 60 tokens on a side"):
+        one.within(60)
 
 
 def test_a_part_of_many_pairs_is_spread_evenly():

@@ -286,6 +286,8 @@ def test_pairs_of_one_source_cannot_be_split():
     pairs = pairs_from([Pair("a", "b"), Pair("a", "c")], ["-"])
     with pytest.raises(BadInput, match="All 2 pairs have the same source"):
         split_by_source(pairs, 0.1)
+    with pytest.raises(BadInput, match="There is only one pair, so no pairs are left"):
+        split_by_source(pairs.take(np.array([0])), 0.1)
 
 
 def test_pairs_whose_source_is_trained_on_are_counted():

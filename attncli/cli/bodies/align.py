@@ -1,22 +1,23 @@
-"""`attncli align`: reads pairs, chooses the heads, and prints the links."""
+"""`attncli align`: reads pairs, links their words, and prints the links or their error rate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
 from attncli.config import CorpusConfig
-from attncli.evaluation.aligning import Alignment, HeadIndex, align_pairs
-from attncli.evaluation.alignment import GoldPair, format_links, read_gold
+from attncli.evaluation.aligning import Alignment, align_by_attention, align_combined, align_pairs, predicted_pairs
+from attncli.evaluation.alignment import GoldPair, LinkMethod, format_links, read_gold
 from attncli.evaluation.alignment_baselines import AlignmentComparison, compare_with_baselines
 from attncli.evaluation.bitext import WordPair
 from attncli.evaluation.cross_attention import require_encoder_decoder
 from attncli.evaluation.head_choice import Choice, choose_heads, sample_of, selections_of
+from attncli.evaluation.link_matrices import HeadIndex
 from attncli.evaluation.pair_words import Split, WordsOfPair, words_of_pair
-from attncli.render.aligning import alignment_progress, alignments_document, choice_note, comparison_screen
+from attncli.render.aligning import alignment_progress, alignments_document, comparison_screen, links_note
 from attncli.render.console import messages, output, print_json, print_lines, print_note, show
 from attncli.render.status import status
 from attncli.text.files import read_text
@@ -34,17 +35,33 @@ class Texts:
     place: Callable[[int], str]  # the file and the line of a pair, for errors
     split: Split
     gold: tuple[GoldPair, ...] = ()
-    training: tuple[WordPair, ...] = ()  # further pairs that the baselines are trained on
+    training: tuple[WordPair, ...] = ()  # further pairs that the HMM and the baselines are trained on
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How words are linked: the method, and what restricts the choice of heads for attention."""
+
+    method: LinkMethod
+    heads: tuple[HeadIndex, ...] = ()
+    layer: int | None = None
+    shift: str | None = None
+
+
 def read_texts(
-    files: tuple[str, ...], source: str | None, target: str | None, split: Split, config: CorpusConfig
+    files: tuple[str, ...],
+    source: str | None,
+    target: str | None,
+    split: Split,
+    train_files: tuple[str, ...],
+    config: CorpusConfig,
 ) -> Texts:
-    """Reads the pairs of `files`, or of the two files `source` and `target`."""
+    """Reads the pairs of `files`, or of the two files `source` and `target`, and the pairs of `train_files`."""
     pairs = read_pairs(files, config) if source is None or target is None else read_parallel(source, target, config)
     paths = files if source is None else (source,)
-    return Texts(len(pairs), pairs.__getitem__, lambda at: place_of_pair(paths, at, config), split)
+    training = _training_pairs(train_files, split, config)
+    return Texts(len(pairs), pairs.__getitem__, lambda at: place_of_pair(paths, at, config), split, training=training)
 
 
 def read_gold_texts(file: str, train_files: tuple[str, ...], config: CorpusConfig) -> Texts:
@@ -52,41 +69,54 @@ def read_gold_texts(file: str, train_files: tuple[str, ...], config: CorpusConfi
     lines, name = read_text(file, config.encoding).split("\n"), name_of(file)
     gold = read_gold(lines, name)
     numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
-    training = read_pairs(train_files, config) if train_files else ()
     return Texts(
         len(gold),
         lambda at: (" ".join(gold[at].source), " ".join(gold[at].target)),
         lambda at: f"{name}, line {numbers[at]}",
         "spaces",
         tuple(gold),
-        tuple((split_words(source), split_words(target)) for source, target in training),
+        _training_pairs(train_files, "words", config),
         name,
     )
 
 
-def run(
-    source: ModelSource, texts: Texts, heads: tuple[HeadIndex, ...], layer: int | None, shift: str | None, *, json: bool
-) -> None:
-    """Prints the links of each pair; with gold links, prints the error rate beside the baselines instead."""
+def _training_pairs(files: tuple[str, ...], split: Split, config: CorpusConfig) -> tuple[WordPair, ...]:
+    """Returns the words of all pairs of the files."""
+    divide = str.split if split == "spaces" else split_words
+    return tuple((divide(source), divide(target)) for source, target in read_pairs(files, config)) if files else ()
+
+
+def run(source: ModelSource, texts: Texts, asked: Asked, *, json: bool) -> None:
+    """Prints the links of each pair; with gold links, prints the error rate of every method instead."""
     loaded = load(source)
     require_encoder_decoder(loaded.model, loaded.name)
-    candidates = selections_of(loaded.model, heads, layer, shift)
-    compared = [_words(loaded, texts, at) for at in sample_of(texts.count)] if len(candidates) > 1 else []
-    status("choosing the heads")
-    choice = choose_heads(loaded.model, compared, candidates)
-    print_note(choice_note(choice))
+    choice = _choice(loaded, texts, asked)
+    print_note(links_note(asked.method, choice, texts.count + len(texts.training)))
     with alignment_progress(messages(), texts.count) as progress:
-        found = _aligned(loaded, texts, choice, progress)
-        if not json and not texts.gold:
-            print_lines(format_links(alignment.links) for alignment in found)
-            return
-        alignments = list(found)
-    comparison = _compared(alignments, texts) if texts.gold else None
+        if texts.gold:
+            by_method = _by_every_method(loaded, texts, choice, progress)
+        else:
+            found = _aligned(loaded, texts, asked.method, choice, progress)
+            if not json:
+                print_lines(format_links(alignment.links) for alignment in found)
+                return
+            by_method = {asked.method: list(found)}
+    comparison = _compared(by_method, texts) if texts.gold else None
     if json:
-        print_json(alignments_document(alignments, choice, loaded.name, comparison))
+        print_json(alignments_document(by_method[asked.method], asked.method, choice, loaded.name, comparison))
     elif comparison is not None:
         console = output()
-        show(console, comparison_screen(comparison, choice, loaded.name, texts.name, console.width))
+        show(console, comparison_screen(comparison, asked.method, choice, loaded.name, texts.name, console.width))
+
+
+def _choice(loaded: LoadedModel, texts: Texts, asked: Asked) -> Choice | None:
+    """Returns the heads that attention is read from, or None if it is not read."""
+    if asked.method != "attention" and not texts.gold:
+        return None
+    candidates = selections_of(loaded.model, asked.heads, asked.layer, asked.shift)
+    compared = [_words(loaded, texts, at) for at in sample_of(texts.count)] if len(candidates) > 1 else []
+    status("choosing the heads")
+    return choose_heads(loaded.model, compared, candidates)
 
 
 def _words(loaded: LoadedModel, texts: Texts, at: int) -> WordsOfPair:
@@ -94,13 +124,31 @@ def _words(loaded: LoadedModel, texts: Texts, at: int) -> WordsOfPair:
     return words_of_pair(*texts.pair(at), loaded, texts.split, lambda: texts.place(at))
 
 
-def _aligned(loaded: LoadedModel, texts: Texts, choice: Choice, progress: Callable[[int], None]) -> Iterator[Alignment]:
-    """Yields the alignment of each pair."""
+def _aligned(
+    loaded: LoadedModel, texts: Texts, method: LinkMethod, choice: Choice | None, progress: Callable[[int], None]
+) -> Iterable[Alignment]:
+    """Returns the alignment of each pair."""
     pairs = (_words(loaded, texts, at) for at in range(texts.count))
-    return align_pairs(loaded.model, pairs, choice.selected, progress)
+    selected = None if choice is None else choice.selected
+    return align_pairs(loaded.model, pairs, method, selected, texts.training, progress)
 
 
-def _compared(alignments: list[Alignment], texts: Texts) -> AlignmentComparison:
+def _by_every_method(
+    loaded: LoadedModel, texts: Texts, choice: Choice | None, progress: Callable[[int], None]
+) -> dict[LinkMethod, list[Alignment]]:
+    """Returns the alignments of all pairs by every method. The predictions are computed once."""
+    assert choice is not None
+    pairs = [_words(loaded, texts, at) for at in range(texts.count)]
+    predicted = list(predicted_pairs(loaded.model, pairs, progress))
+    return {
+        "combined": align_combined(predicted, texts.training),
+        "predictions": [one.alignment for one in predicted],
+        "attention": list(align_by_attention(loaded.model, pairs, choice.selected)),
+    }
+
+
+def _compared(by_method: dict[LinkMethod, list[Alignment]], texts: Texts) -> AlignmentComparison:
     """Returns the scores of the links and of the baselines."""
     status("training the baselines")
-    return compare_with_baselines([frozenset(one.links) for one in alignments], texts.gold, texts.training)
+    links = {method: [frozenset(one.links) for one in found] for method, found in by_method.items()}
+    return compare_with_baselines(links, texts.gold, texts.training)
