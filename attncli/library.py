@@ -408,7 +408,7 @@ def _reports(
     began = time.monotonic()
     with claimed(path, resume=resume, force=force):
         if resume:
-            job = training.resume_job(path, files, val_file, pinned.device, watch_heads=watch_heads)
+            job = training.resume_job(path, files, val_file, pinned.device, kind=kind, watch_heads=watch_heads)
         else:
             model = None if start is None else load_model(resolve_model(str(start)), torch.device("cpu"), torch.float32)
             spent = time.monotonic() - began

@@ -58,22 +58,26 @@ def words_of_pair(
 
     Raises BadInput for a text without words, and for a text with more tokens than the context.
     """
-    tokenizer, context = loaded.tokenizer, loaded.model.config.context
-    sides = (
-        _between(tokenizer.opening, sentence_of(source, tokenizer, split), tokenizer.closing),
-        _between(loaded.target(), sentence_of(target, tokenizer.target, split)),
-    )
-    for side, name in zip(sides, ("source", "target"), strict=True):
-        if side.words and len(side.ids) <= context:
-            continue
-        where = f"The {name}" if place is None else f"{place()}: the {name}"
+    tokenizer, context, sides = loaded.tokenizer, loaded.model.config.context, []
+    for name, text, reader, opening, closing in (
+        ("source", source, tokenizer, tokenizer.opening, tokenizer.closing),
+        ("target", target, tokenizer.target, loaded.target(), ()),
+    ):
+        count = len(opening) + len(reader.encode(text)) + len(closing)
+        if count > context:  # refused before the words are found, which takes far longer for a long text
+            problem = f"has {count} tokens, and the model reads at most {context}."
+            raise _refused(name, place, problem, "Remove the pair, or split it into shorter sentences.")
+        side = _between(opening, sentence_of(text, reader, split), closing)
         if not side.words:
-            raise BadInput(f"{where} has no words.", "Write a sentence on each side, or remove the pair.")
-        raise BadInput(
-            f"{where} has {len(side.ids)} tokens, and the model reads at most {context}.",
-            "Remove the pair, or split it into shorter sentences.",
-        )
+            raise _refused(name, place, "has no words.", "Write a sentence on each side, or remove the pair.")
+        sides.append(side)
     return WordsOfPair(*sides)
+
+
+def _refused(name: str, place: Callable[[], str] | None, problem: str, hint: str) -> BadInput:
+    """Returns the error for a side of a pair. `name` is 'source' or 'target'."""
+    where = f"The {name}" if place is None else f"{place()}: the {name}"
+    return BadInput(f"{where} {problem}", hint)
 
 
 def tokens_of_pair(source: Sequence[Piece], target: Sequence[Piece]) -> WordsOfPair:

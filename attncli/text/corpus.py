@@ -7,7 +7,6 @@ is never in memory as a whole.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from attncli.config import CorpusConfig
 from attncli.text.documents import Documents
 from attncli.text.parts import Part, both_given, split_by_position, spread
 from attncli.text.progress import Listener, Progress, ProgressMeter
-from attncli.text.token_cache import entry_of, entry_with, read_entry, tokenize
+from attncli.text.token_cache import find_entry, read_entry, tokenize
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.text.tokens import Tokens
@@ -84,11 +83,7 @@ def prepare(
     else:
         train, val = both_given(documents, val_documents)
         digest = digest_of(documents.digest, val_documents.digest)
-    entry = entry_of(digest, config)
-    found = read_entry(entry)
-    if tokenizer is not None and (found is None or found.tokenizer.to_json() != tokenizer.to_json()):
-        entry = entry_with(entry, tokenizer)
-        found = read_entry(entry)
+    entry, found = find_entry(digest, config, tokenizer, read_entry)
     if found is None:
         if config.most_characters is not None:
             train, val = spread(train, config.most_characters), spread(val, config.most_characters)
@@ -104,19 +99,21 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
     BPE reads all of a small part, and evenly spread passages of a large part. Raises UsageProblem for a vocabulary size
     that the kind of tokenizer does not allow.
     """
-    vocab_size = config.vocab_size
-    if config.tokenizer == "bpe":
-        vocab_size = default_vocab_size(part.characters) if vocab_size is None else vocab_size
-        part = spread(part, _LEARN_FROM)
+    vocab_size = vocab_size_for(config, part.characters)
+    part = spread(part, _LEARN_FROM) if config.tokenizer == "bpe" else part
     meter = ProgressMeter(progress, Progress("learning the vocabulary", 0, part.bytes))
+    texts = (text for chunks in part.chunks() for text, _ in chunks)
+    return train_tokenizer(meter.counted(texts), config.tokenizer, vocab_size)
 
-    def texts() -> Iterator[str]:
-        for chunks in part.chunks():
-            for text, _ in chunks:
-                yield text
-                meter.add(len(text.encode()))
 
-    return train_tokenizer(texts(), config.tokenizer, vocab_size)
+def vocab_size_for(config: CorpusConfig, characters: int) -> int | None:
+    """Returns the size of the vocabulary to train: the given size, or for bpe the default for a number of characters.
+
+    None lets the kind of tokenizer decide.
+    """
+    if config.vocab_size is None and config.tokenizer == "bpe":
+        return default_vocab_size(characters)
+    return config.vocab_size
 
 
 def digest_of(documents: str, rest: str | int) -> str:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput
-from attncli.text.corpus import default_vocab_size, digest_of
+from attncli.text.corpus import digest_of, vocab_size_for
 from attncli.text.pair_cache import read_pair_entry, store_pairs
 from attncli.text.pair_split import shared_sources, split_by_source
 from attncli.text.pair_tokens import PairTokens, tokenize_pairs
 from attncli.text.pairs import Pairs
 from attncli.text.progress import Listener, Progress, ProgressMeter
-from attncli.text.token_cache import SMALLEST_TRAINING, entry_of, entry_with
+from attncli.text.token_cache import SMALLEST_TRAINING, find_entry
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_pair_tokenizer
 
@@ -100,11 +101,7 @@ def prepare_pairs(
     digest = digest_of(f"pairs {pairs.digest}", len(val) if val_pairs is None else val_pairs.digest)
     parts = {"train": train, "val": val}
     kept = {name: spread(part, config.most_characters) for name, part in parts.items()}
-    entry = entry_of(digest, config)
-    found = read_pair_entry(entry, kept)
-    if tokenizer is not None and (found is None or found.tokenizer.to_json() != tokenizer.to_json()):
-        entry = entry_with(entry, tokenizer)
-        found = read_pair_entry(entry, kept)
+    entry, found = find_entry(digest, config, tokenizer, lambda place: read_pair_entry(place, kept))
     if found is None:
         if tokenizer is None:
             tokenizer = learn_pair_tokenizer(kept["train"], config, progress)
@@ -124,19 +121,11 @@ def learn_pair_tokenizer(train: Pairs, config: CorpusConfig, progress: Listener 
     BPE reads all of a few pairs, or pairs that are spread evenly over many. Raises UsageProblem for a vocabulary size
     that the kind of tokenizer does not allow.
     """
-    vocab_size = config.vocab_size
-    if config.tokenizer == "bpe":
-        vocab_size = default_vocab_size(train.characters) if vocab_size is None else vocab_size
-        train = spread(train, _LEARN_FROM)
+    vocab_size = vocab_size_for(config, train.characters)
+    train = spread(train, _LEARN_FROM) if config.tokenizer == "bpe" else train
     meter = ProgressMeter(progress, Progress("learning the vocabulary", 0, train.bytes))
-
-    def texts() -> Iterator[str]:
-        for side in (train.source, train.target):
-            for text in side:
-                yield text
-                meter.add(len(text.encode()))
-
-    return train_pair_tokenizer(texts(), config.tokenizer, vocab_size)
+    texts = chain(train.source, train.target)
+    return train_pair_tokenizer(meter.counted(texts), config.tokenizer, vocab_size)
 
 
 def spread(pairs: Pairs, most: int | None) -> Pairs:

@@ -178,7 +178,7 @@ def _parsed(line: str, where: str) -> Any:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as problem:
-        what = f"{where} is not JSON: {problem.msg} at column {problem.colno}."
+        what = f"{where} is not JSON: {problem.msg.removesuffix(' at')} at column {problem.colno}."
         raise BadInput(what, "Correct or remove the line.") from None
     except (ValueError, RecursionError):  # an integer of thousands of digits, or thousands of brackets
         raise BadInput(f"{where} has JSON that is too large to parse.", "Correct or remove the line.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,3 +36,9 @@ class ProgressMeter:
         if self._listener is not None and time.monotonic() - self._told >= _REPORT_EVERY:
             self._listener(self._now)
             self._told = time.monotonic()
+
+    def counted(self, texts: Iterable[str]) -> Iterator[str]:
+        """Yields the texts, and counts the bytes of each when the next one is requested."""
+        for text in texts:
+            yield text
+            self.add(len(text.encode()))

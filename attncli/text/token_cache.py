@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
@@ -36,6 +36,16 @@ _UNFINISHED = ".writing-"  # the prefix of the name of a folder that is being wr
 _ABANDONED = 86_400  # seconds after which an unfinished folder of a killed process is removed
 
 
+class _Content(Protocol):
+    """The content of an entry."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+C = TypeVar("C", bound=_Content)
+
+
 class Tokenized(NamedTuple):
     """The training and the validation part of a corpus as tokens, and the tokenizer."""
 
@@ -53,9 +63,20 @@ def entry_of(digest: str, config: CorpusConfig) -> Path:
     return cache_folder() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
-    """Returns the cache folder for the corpus of `entry`, tokenized with a given tokenizer."""
-    return entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
+def find_entry(
+    digest: str, config: CorpusConfig, tokenizer: Tokenizer | None, read: Callable[[Path], C | None]
+) -> tuple[Path, C | None]:
+    """Returns the cache folder of a corpus, and its content: None if it does not exist or is damaged.
+
+    A given tokenizer that is not the one that would be trained on the corpus has a folder of its own. `read` returns
+    the content of a folder, or None.
+    """
+    entry = entry_of(digest, config)
+    found = read(entry)
+    if tokenizer is None or (found is not None and found.tokenizer.to_json() == tokenizer.to_json()):
+        return entry, found
+    entry = entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
+    return entry, read(entry)
 
 
 def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress: Listener | None) -> Tokenized:

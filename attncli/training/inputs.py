@@ -62,6 +62,7 @@ def refuse_settings(kind: InputKind, config: TrainConfig, start: LoadedModel | N
             message = f"{start.path} translates, so it cannot be trained on text."
             raise UsageProblem(message, "Give a file of pairs, or train a new model.")
         return
+    refuse_watching(kind, watch_heads=watch_heads)
     if config.compile:
         raise UsageProblem.naming(
             lambda named: (
@@ -69,15 +70,19 @@ def refuse_settings(kind: InputKind, config: TrainConfig, start: LoadedModel | N
                 f"Leave {named('compile')} out.",
             )
         )
-    if watch_heads:
+    if start is not None and not start.model.config.encoder_layers:
+        raise UsageProblem(
+            f"{start.path} has no encoder, so it cannot be trained on pairs.",
+            "Train a new model, or start from a model that translates.",
+        )
+
+
+def refuse_watching(kind: InputKind, *, watch_heads: bool) -> None:
+    """Raises UsageProblem if the heads of a run on pairs are to be scored."""
+    if watch_heads and kind != "text":
         raise UsageProblem.naming(
             lambda named: (
                 f"{named('watch_heads')} is for text: it scores the heads of a decoder that continues a text.",
                 f"Leave {named('watch_heads')} out.",
             )
-        )
-    if start is not None and not start.model.config.encoder_layers:
-        raise UsageProblem(
-            f"{start.path} has no encoder, so it cannot be trained on pairs.",
-            "Train a new model, or start from a model that translates.",
         )

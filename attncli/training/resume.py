@@ -20,9 +20,11 @@ from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.device import pick_device
 from attncli.paths import exists
 from attncli.records import record_from_json
+from attncli.text.pair_inputs import InputKind
 from attncli.text.progress import Listener
 from attncli.text.reading import STDIN
-from attncli.training.inputs import read_corpus
+from attncli.text.tokenizer import Tokenizer
+from attncli.training.inputs import read_corpus, refuse_watching
 from attncli.training.job import Job
 from attncli.training.provenance import KEPT, STATE_FORMAT, TextRecord
 from attncli.training.reports import Plan, RunState, plan_from_document
@@ -36,21 +38,23 @@ def resume_job(
     device: str = TrainConfig.device,
     progress: Listener | None = None,
     *,
+    kind: InputKind | None = None,
     watch_heads: bool = False,
 ) -> Job:
     """Makes the job that resumes a stopped run, on the same text and with the same plan.
 
     Args:
         target: the run's directory, which the caller has locked.
-        files: the files of the text, if they were moved.
+        files: the files of the text or the pairs, if they were moved.
         val_file: the file of the validation text, if it was moved.
         device: the device to train on; 'auto' means the previous device of the run.
         progress: is called with the progress of reading and tokenizing.
+        kind: the kind of `files`; None reads them as before.
         watch_heads: scores the attention heads at every evaluation, even if they were not scored before.
 
     Raises:
         BadCheckpoint: if every save is damaged or has no state, or if the text has changed.
-        UsageProblem: for an unavailable device.
+        UsageProblem: for an unavailable device, or heads that cannot be watched.
     """
     saved, notes = _newest_good(target)
     if saved.run.get("format") != STATE_FORMAT:
@@ -58,7 +62,9 @@ def resume_job(
         raise BadCheckpoint(f"{target} was saved by attncli {version}, in another format.", "Use that version.")
     facts = {key: saved.run[key] for key in KEPT if key in saved.run}
     facts |= {"watch_heads": True} if watch_heads else {}
-    corpus = _same_corpus(target, saved, files, val_file, progress)
+    known = record_from_json(TextRecord, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
+    refuse_watching(known.kind, watch_heads=bool(facts.get("watch_heads")))
+    corpus = _same_corpus(target, saved.tokenizer, known, files, kind, val_file, progress)
     plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
     same = same and _version(saved.run, "torch") == torch.__version__
     if not same or torch.get_num_threads() < plan.threads:
@@ -68,36 +74,44 @@ def resume_job(
 
 
 def _same_corpus(
-    target: Path, saved: Checkpoint, files: Sequence[str], val_file: str | None, progress: Listener | None
+    target: Path,
+    tokenizer: Tokenizer,
+    known: TextRecord,
+    files: Sequence[str],
+    kind: InputKind | None,
+    val_file: str | None,
+    progress: Listener | None,
 ) -> TrainingCorpus:
     """Reads the text of a stopped run again. Raises BadCheckpoint if the text has changed."""
-    known = record_from_json(TextRecord, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
+    what = "text" if known.kind == "text" else "pairs"
     if STDIN in known.sources and not files:
-        raise _needs_input("text", target, "-", "'-'")
+        raise _needs_input(what, target, "-", "'-'")
     if known.val_file == STDIN and val_file is None:
-        raise _needs_input("validation text", target, "--val-file -", "val_file='-'")
+        raise _needs_input(f"validation {what}", target, "--val-file -", "val_file='-'")
     if val_file is not None and not known.val_file:
         raise UsageProblem.naming(
-            lambda named: ("This run validates on a part of its own text or pairs.", f"Leave {named('val_file')} out.")
+            lambda named: (f"This run validates on a part of its {what}.", f"Leave {named('val_file')} out.")
         )
-    val_file = val_file or known.val_file
-    given = files or known.sources
-    if known.kind == "parallel" and len(given) != 2:
+    val_file, given = val_file or known.val_file or None, files or known.sources
+    kind = kind or known.kind
+    if kind == "parallel" and len(given) != 2:
         raise UsageProblem.naming(
             lambda named: (
                 f"This run trains on two parallel files, not on {len(given)}.",
-                f"Give {named('source')} and {named('target')}.",
+                f"Give {named('source')} and {named('target')}, or {named('pairs')}.",
             )
         )
-    corpus, _ = read_corpus(given, val_file or None, known.kind, known.config, saved.tokenizer, progress)
-    if corpus.digest != known.digest:
-        raise BadCheckpoint.naming(
-            lambda named: (
-                f"The text is not the one that {target} was trained on.",
-                f"Give the same text, or train a new model under another {named('name')}.",
-            )
+    if (kind == "text") == (known.kind == "text"):
+        corpus, _ = read_corpus(given, val_file, kind, known.config, tokenizer, progress)
+        if corpus.digest == known.digest:
+            return corpus
+    is_not = "text is not the one" if what == "text" else "pairs are not those"
+    raise BadCheckpoint.naming(
+        lambda named: (
+            f"The {is_not} that {target} was trained on.",
+            f"Give the same {what}, or train a new model under another {named('name')}.",
         )
-    return corpus
+    )
 
 
 def _needs_input(what: str, target: Path, option: str, argument: str) -> UsageProblem:
@@ -107,7 +121,7 @@ def _needs_input(what: str, target: Path, option: str, argument: str) -> UsagePr
     return UsageProblem.naming(
         lambda named: (
             f"This run read its {what} from standard input, which is needed again.",
-            f"Pipe the same text: {hint_in(named, command, call)}",
+            f"Pipe the same {what.split()[-1]}: {hint_in(named, command, call)}",
         )
     )
 

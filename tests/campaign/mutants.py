@@ -87,7 +87,10 @@ ROPE = (
     },
     {"rope_type": "linear", "factor": 2},
 )
-MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors")
+MODEL = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"),
+    *("source.spm", "target.spm", "vocab.json"),
+)
 STATE = (
     "run.json",
     "metrics.jsonl",
@@ -110,6 +113,18 @@ COMMANDS = (
     *(["explain", "a cat sat", "-m", "m"], ["eval", "text.txt", "-m", "m"], ["models"], ["heads", "-m", "m"]),
     ["train", "text.txt", "--from", "m", "--steps", "1", "--context", "8", "--batch-size", "1", "--out", "new"],
 )
+COMMANDS_OF_ENCODER = (
+    *(["info", "-m", "m"], ["tokenize", "a cat sat", "-m", "m"], ["next", "a [MASK] sat", "-m", "m"], ["models"]),
+    *(
+        ["generate", "a cat", "-m", "m", "-n", "4", "-s", "1"],
+        ["generate", "a cat", "-m", "m", "-n", "4", "--beams", "3"],
+        ["generate", "a", "-m", "m", "-n", "3", "--verify", "-s", "1"],
+    ),
+    *(["explain", "a cat sat", "-m", "m"], ["explain", "a cat", "--target", "eine Katze", "-m", "m"]),
+    *(["explain", "a cat", "-m", "m", "--part", "encoder", "--view", "grid"], ["eval", "pairs.tsv", "-m", "m"]),
+    *(["align", "pairs.tsv", "-m", "m"], ["align", "--gold", "gold.tsv", "-m", "m"]),
+    ["train", "pairs.tsv", "--from", "m", "--steps", "1", "--out", "new"],
+)
 RESUME = ["train", "--resume", "--out", "m"]
 COMMANDS_OF_RUN = (
     RESUME,
@@ -119,27 +134,43 @@ COMMANDS_OF_RUN = (
     ["plot", "m"],
     ["generate", "a", "-m", "m", "-n", "3"],
 )
+OTHERS = {"run": COMMANDS_OF_RUN, "encoder-": COMMANDS_OF_ENCODER}  # by the beginning of a directory's name
 
 
 # Directories to mutate
 
 
 def write_bases(folder: Path) -> None:
-    """Writes a directory of every family, one with shards, one with parts of a Unigram tokenizer, and a stopped run."""
+    """Writes a directory of every family, one with shards, a Marian with SentencePiece models, and two stopped runs."""
     import torch
-    from safetensors.torch import load_file, save_file
 
     from attncli.checkpoint.load import load_model
-    from attncli.checkpoint.save import Checkpoint, write_checkpoint
-    from attncli.config import CorpusConfig, TrainConfig
     from attncli.model import native
-    from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
-    from attncli.training import new_job, train
-    from tests.support.models import FAMILIES, tiny_model
+    from tests.support.pairs import made_pairs, write_pairs
     from tests.support.texts import story
 
     (folder / "text.txt").write_text(story(700))
+    write_pairs(folder / "pairs.tsv", made_pairs(80))
+    (folder / "gold.tsv").write_text("a cat\teine Katze\t0-0 1-1\nthe dog barks\tder Hund\t0-0 1p1\n")
     os.chdir(folder)
+    write_decoders(folder)
+    write_models_with_encoder(folder)
+    write_run(folder / "run", "text.txt")
+    write_run(folder / "run-pairs", "pairs.tsv")
+    native.NativeBackend(
+        load_model(folder / "qwen3", torch.device("cpu"), None).model, threads=1
+    )  # compiles native.c once
+
+
+def write_decoders(folder: Path) -> None:
+    """Writes a decoder of every family, and one with shards."""
+    from safetensors.torch import load_file, save_file
+
+    from attncli.checkpoint.save import Checkpoint, write_checkpoint
+    from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
+    from tests.support.models import FAMILIES, tiny_model
+    from tests.support.texts import story
+
     for at, (name, switches) in enumerate(FAMILIES.items()):
         tokenizer = byte_tokenizer() if at % 2 else train_tokenizer([story(300)], "bpe", 280)
         model = tiny_model(vocab_size=280, context=64, **switches)
@@ -152,14 +183,42 @@ def write_bases(folder: Path) -> None:
     for file in set(index.values()):
         save_file({name: tensors[name] for name in tensors if index[name] == file}, folder / "sharded" / file)
     (folder / "sharded" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    config = TrainConfig(steps=8, size="1x32", context=16, batch_size=2, dtype="float32")
-    job = new_job(["text.txt"], None, CorpusConfig(vocab_size=300), config)
+
+
+def write_models_with_encoder(folder: Path) -> None:
+    """Writes an encoder-decoder of every family, a Marian with SentencePiece models, and a BERT.
+
+    Their names begin with 'encoder-'.
+    """
+    from attncli.checkpoint.save import Checkpoint, write_checkpoint
+    from tests.support.encoders import write_bert
+    from tests.support.models import ENCODER_DECODERS, tiny_model
+    from tests.support.sentence_pieces import SIDES, train_pieces, write_pieces
+    from tests.support.translations import TOKENIZER
+
+    for name, switches in ENCODER_DECODERS.items():
+        model = tiny_model(vocab_size=280, context=64, **switches)
+        path = folder / f"encoder-{name}"
+        write_checkpoint(path, Checkpoint(model.config, model.state_dict(), TOKENIZER, 2, end_ids=frozenset({2})))
+    pieces = folder / "encoder-pieces"
+    shutil.copytree(folder / "encoder-marian", pieces)
+    for name in ("tokenizer.json", "tokenizer_config.json", "manifest.json"):
+        (pieces / name).unlink()
+    write_pieces(pieces, {side: train_pieces(texts) for side, texts in SIDES.items()})
+    write_bert(folder / "encoder-bert")
+
+
+def write_run(target: Path, file: str) -> None:
+    """Writes a run on a file of text or pairs that was stopped after three steps."""
+    from attncli.config import CorpusConfig, TrainConfig
+    from attncli.training import new_job, train
+
+    config = TrainConfig(steps=8, size="1x32", context=None if file == "pairs.tsv" else 16, dtype="float32")
+    config = config if file == "pairs.tsv" else replace(config, batch_size=2)
+    job = new_job([file], None, CorpusConfig(vocab_size=300), config)
     stops = iter([False, False, False, True])
     plan = replace(job.plan, eval_every=2, report_every=1)
-    list(train(job.corpus, plan, folder / "run", facts=job.facts, stop=lambda: next(stops)))
-    native.NativeBackend(
-        load_model(folder / "qwen3", torch.device("cpu"), None).model, threads=1
-    )  # compiles native.c once
+    list(train(job.corpus, plan, target, facts=job.facts, stop=lambda: next(stops)))
 
 
 # Mutations
@@ -345,14 +404,19 @@ def rewrite_digests(folder: Path) -> None:
         pass  # the mutation changed the manifest itself
 
 
-def mutant(bases: Path, folder: Path, drawn: random.Random) -> tuple[str, bool]:
-    """Writes a mutant to `folder`; returns what was changed, and whether the model is a stopped run."""
-    of_run = drawn.random() < 0.3
-    names = sorted(path.name for path in bases.iterdir() if path.is_dir() and path.name[0] != ".")
-    names = [name for name in names if name not in ("run", "cache")]
-    base = "run" if of_run else drawn.choice(names)
+def mutant(bases: Path, folder: Path, drawn: random.Random, only: str) -> tuple[str, str]:
+    """Writes a mutant to `folder`; returns the name of its base, and what was changed.
+
+    The base is drawn from the names that contain `only`. About a third are stopped runs, if there are any.
+    """
+    names = sorted(path.name for path in bases.iterdir() if path.is_dir() and only in path.name)
+    names = [name for name in names if name[0] != "." and name != "cache"]
+    runs, models = ([name for name in names if name.startswith("run") == of_run] for of_run in (True, False))
+    base = drawn.choice(runs if not models or (runs and drawn.random() < 0.3) else models)
+    of_run = base in runs
     shutil.copytree(bases / base, folder / "m")
-    shutil.copy(bases / "text.txt", folder / "text.txt")
+    for name in ("text.txt", "pairs.tsv", "gold.tsv"):
+        shutil.copy(bases / name, folder / name)
     shards = sorted(path.name for path in (folder / "m").iterdir() if path.name.startswith("model"))
     files = STATE if of_run and drawn.random() < 0.85 else (*MODEL[:4], *shards)
     name = drawn.choice([name for name in files if (folder / "m" / name).is_file()])
@@ -362,7 +426,7 @@ def mutant(bases: Path, folder: Path, drawn: random.Random) -> tuple[str, bool]:
         rewrite_digests(folder / "m")
     elif trusted < 0.9:
         (folder / "m" / "manifest.json").unlink(missing_ok=True)
-    return f"{base}/{name} {way}", of_run
+    return base, f"{base}/{name} {way}"
 
 
 # Running
@@ -463,7 +527,8 @@ def import_everything() -> None:
     import attncli.render.live
     import attncli.render.verify
     import attncli.training.job
-    import attncli.training.loop  # noqa: F401
+    import attncli.training.loop
+    import attncli.training.resume  # noqa: F401
 
 
 def in_a_child(work: Callable[[], None]) -> None:
@@ -487,6 +552,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first mutant, to make one again (0)")
     parser.add_argument("--memory", type=int, default=1000, help="MB a child may take at its peak (1000)")
     parser.add_argument("--seconds", type=int, default=20, help="that a command may take: more on a busy machine (20)")
+    parser.add_argument("--only", default="", help="mutate the directories with this in their name, such as encoder")
     parser.add_argument("--keep", type=Path, help="a folder for the mutants with findings")
     given = parser.parse_args()
     began, wrong = time.monotonic(), collections.Counter[str]()
@@ -501,13 +567,14 @@ def main() -> int:
             drawn = random.Random(given.seed * 1_000_003 + number)
             folder = base / "work"
             folder.mkdir(mode=0o755)
-            what, of_run = mutant(base / "bases", folder, drawn)
+            name, what = mutant(base / "bases", folder, drawn, given.only)
             kept = base / "kept"
             shutil.rmtree(kept, ignore_errors=True)
             if given.keep:
                 shutil.copytree(folder, kept, symlinks=True, copy_function=_copy)
-            commands = [RESUME] if of_run and drawn.random() < 0.5 else []
-            commands += drawn.sample(COMMANDS_OF_RUN if of_run else COMMANDS, 3 - len(commands))
+            possible = next((these for kind, these in OTHERS.items() if name.startswith(kind)), COMMANDS)
+            commands = [RESUME] if possible is COMMANDS_OF_RUN and drawn.random() < 0.5 else []
+            commands += drawn.sample(possible, 3 - len(commands))
             findings = outcome(folder, commands, given.memory, given.seconds)
             for finding in findings:
                 wrong[finding.partition(":")[0]] += 1

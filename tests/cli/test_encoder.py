@@ -9,7 +9,7 @@ import transformers
 import attncli
 from attncli.cli.main import run
 from attncli.errors import BadInput, UsageProblem
-from tests.support.tokenizers import wordpiece
+from tests.support.encoders import write_bert
 
 TEXT, PAIR = "The [MASK] barked at the [MASK].", "The cat ran."
 
@@ -17,19 +17,8 @@ TEXT, PAIR = "The [MASK] barked at the [MASK].", "The cat ran."
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     """Returns a random BERT of transformers, and its directory."""
-    path, tokenizer = tmp_path_factory.mktemp("models") / "bert", wordpiece()
-    torch.manual_seed(1)
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48, max_position_embeddings=32,
-    )  # fmt: skip
-    model = transformers.BertForMaskedLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.save_pretrained(path)
-    tokenizer.save(str(path / "tokenizer.json"))
-    return model, path
+    path = tmp_path_factory.mktemp("models") / "bert"
+    return write_bert(path), path
 
 
 def told(capsys, *arguments):

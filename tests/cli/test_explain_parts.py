@@ -12,8 +12,8 @@ import attncli
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.errors import UsageProblem
+from tests.support.encoders import write_bert
 from tests.support.models import ENCODER_DECODERS, tiny_model
-from tests.support.tokenizers import wordpiece
 from tests.support.translations import TOKENIZER
 
 SOURCE, TARGET = "The dog sings.", "Der Hund singt laut."
@@ -30,14 +30,8 @@ def translator(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    path, tokenizer = tmp_path_factory.mktemp("models") / "bert", wordpiece()
-    torch.manual_seed(1)
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48, max_position_embeddings=32,
-    )  # fmt: skip
-    transformers.BertForMaskedLM(config).save_pretrained(path)
-    tokenizer.save(str(path / "tokenizer.json"))
+    path = tmp_path_factory.mktemp("models") / "bert"
+    write_bert(path)
     return path
 
 

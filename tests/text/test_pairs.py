@@ -125,6 +125,13 @@ def test_reading_takes_little_more_memory_than_the_file(tmp_path):
         ("a.tsv", "a\t \r\n", "line 1 has an empty target"),
         ("a.txt", "plain text\n", "line 1 has no tab"),
         ("a.jsonl", '{"en": "a", "de": "b"}\n{"en": "a" "de": "b"}', "line 2 is not JSON: .* at column 12"),
+        (
+            "a.jsonl",
+            '{"en": "a", "de": "b"}\n{"en": "a',
+            "line 2 is not JSON: Unterminated string starting at column 8",
+        ),
+        ("a.jsonl", '{"en": "a", "de": "b"}\n{"en": "a", "de": 5}', 'line 2 has no text "de"'),
+        ("a.jsonl", '{"en": "a", "de": "b"}\n{"en": {"x": "a"}, "de": "b"}', 'line 2 has no text "en"'),
         ("a.txt", '{"en": "a", "de": "b"}\nplain text', "line 2 is not JSON: .* at column 1"),
         ("a.jsonl", '["a", "b"]', "line 1 is not a JSON object"),
         ("a.jsonl", '{"en": "a", "de": "b"}\n{"en": "a", "fr": "b"}', 'line 2 has no text "de", as the first line'),

@@ -1,12 +1,10 @@
 """The tokenizer of Marian: ids, decoding and pieces as those of transformers and sentencepiece, and damaged files."""
 
-import io
 import json
 import random
 import warnings
 
 import pytest
-import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,12 +15,8 @@ from attncli.checkpoint.hub import _tokenizer_files
 from attncli.checkpoint.load import load_model
 from attncli.errors import BadCheckpoint, BadInput
 from tests.support.commands import ask
+from tests.support.sentence_pieces import SIDES, train_pieces, write_pieces
 
-SIDES = {
-    "source": ["A dog runs.", "The dogs sleep under the old tree.", "Don't run, little dog!", "We saw 12 small cats."]
-    * 9,
-    "target": ["Ein Hund rennt.", "Die Hunde schlafen.", "Lauf nicht weg, kleiner Hund!", "Wir sahen 12 Mäuse."] * 9,
-}
 TEXTS = [
     *(
         "A dog runs.",
@@ -39,26 +33,6 @@ TEXTS = [
 ]
 
 
-def train(texts, **options):
-    """Returns the bytes of a SentencePiece model."""
-    file, options = io.BytesIO(), {"vocab_size": 60, "model_type": "unigram", "hard_vocab_limit": False} | options
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=file, minloglevel=2, **options)
-    return file.getvalue()
-
-
-def write(path, models):
-    """Writes the files of a tokenizer. Some pieces of the models have no id in the vocabulary."""
-    path.mkdir()
-    names = ["</s>", "<unk>"]
-    for side, data in models.items():
-        (path / f"{side}.spm").write_bytes(data)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=data)
-        pieces = [processor.id_to_piece(id_) for id_ in range(processor.get_piece_size())]
-        names += [piece for piece in pieces[::-1] if piece not in names and piece not in ("<s>", "un", "日")]
-    names += [">>deu<<", "<pad>"]
-    (path / "vocab.json").write_text(json.dumps({name: id_ for id_, name in enumerate(names)}))
-
-
 def read_by_them(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends sacremoses, and does not use it
@@ -67,10 +41,13 @@ def read_by_them(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("marian") / "m"
-    write(
+    path = tmp_path_factory.mktemp("marian")
+    write_pieces(
         path,
-        {side: train(texts, user_defined_symbols="[X]" if side == "source" else "") for side, texts in SIDES.items()},
+        {
+            side: train_pieces(texts, user_defined_symbols="[X]" if side == "source" else "")
+            for side, texts in SIDES.items()
+        },
     )
     return path
 
@@ -176,9 +153,9 @@ def test_pieces_cover_the_text_and_names_are_those_inside_a_text(both):
 
 @pytest.mark.parametrize("options", [{"model_type": "bpe"}, {"model_type": "char"}, {"model_type": "word"}])
 def test_other_kinds_of_models_are_refused(tmp_path, options):
-    write(tmp_path / "m", {side: train(texts, **options) for side, texts in SIDES.items()})
+    write_pieces(tmp_path, {side: train_pieces(texts, **options) for side, texts in SIDES.items()})
     with pytest.raises(BadCheckpoint, match=r"source\.spm is no unigram model"):
-        ModelFolder(tmp_path / "m").tokenizer()
+        ModelFolder(tmp_path).tokenizer()
 
 
 @pytest.mark.parametrize(
@@ -186,8 +163,8 @@ def test_other_kinds_of_models_are_refused(tmp_path, options):
     [{"normalization_rule_name": "identity"}, {"remove_extra_whitespaces": False}, {"add_dummy_prefix": False}],
 )
 def test_every_normalization_is_that_of_transformers(tmp_path, options):
-    write(tmp_path / "m", {side: train(texts, **options) for side, texts in SIDES.items()})
-    both = ModelFolder(tmp_path / "m").tokenizer(), read_by_them(tmp_path / "m")
+    write_pieces(tmp_path, {side: train_pieces(texts, **options) for side, texts in SIDES.items()})
+    both = ModelFolder(tmp_path).tokenizer(), read_by_them(tmp_path)
     for text in ("A dog runs.", "two  dogs", "naïve ﬁne", "a  b c"):
         check(both, text)
 

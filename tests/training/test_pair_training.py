@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from attncli.checkpoint import directory
 from attncli.checkpoint.load import load_model
 from attncli.config import CorpusConfig, TrainConfig
-from attncli.errors import UsageProblem
+from attncli.errors import AttnError, BadCheckpoint, UsageProblem
 from attncli.evaluation.evaluate_pairs import evaluate_pairs, pair_tensors, score_pairs, spread_pairs
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.pair_batch import PairBatches
@@ -25,7 +26,7 @@ from attncli.training.step import Trainee
 from attncli.training.tasks.registry import task_of
 from attncli.training.translations import greedy
 from tests.support.pairs import made_pairs, write_pairs
-from tests.support.training import SMALL, digest
+from tests.support.training import SMALL, contents, digest
 
 CPU = torch.device("cpu")
 TEXT = CorpusConfig(vocab_size=350)
@@ -100,6 +101,60 @@ def test_a_stopped_run_on_pairs_ends_with_the_same_bits(pairs, tmp_path, at):
     assert again.notes == ()
     assert list(run_job(again, tmp_path / "parts"))[-1].finished
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def stopped(pairs, tmp_path_factory):
+    """Returns a folder with two stopped runs on the same pairs, and with these pairs in other files."""
+    folder, made = tmp_path_factory.mktemp("stopped"), made_pairs()
+    (folder / "en.txt").write_text("".join(f"{source}\n" for source, _ in made))
+    (folder / "de.txt").write_text("".join(f"{target}\n" for _, target in made), encoding="utf-8")
+    for name, some in (("a", made[:200]), ("b", made[200:]), ("swapped", [pair[::-1] for pair in made])):
+        write_pairs(folder / f"{name}.tsv", some)
+    (folder / "all.tsv").write_bytes(Path(pairs).read_bytes())
+    both = [str(folder / name) for name in ("en.txt", "de.txt")]
+    for name, files, kind in (("tabs", [pairs], None), ("parallel", both, "parallel")):
+        job = new_job(files, None, TEXT, replace(PINNED, steps=3), kind=kind)
+        list(run_job(job, folder / name, stop=iter([False, True]).__next__))
+    return folder
+
+
+@pytest.mark.parametrize("run", ["tabs", "parallel"])
+@pytest.mark.parametrize(
+    ("files", "kind"), [("", None), ("all.tsv", "pairs"), ("a.tsv b.tsv", "pairs"), ("en.txt de.txt", "parallel")]
+)
+def test_a_stopped_run_is_resumed_on_its_pairs_in_any_files(stopped, run, files, kind):
+    job = resume_job(stopped / run, [str(stopped / name) for name in files.split()], kind=kind)
+    assert (job.resumed_at, job.notes) == (2, ())
+
+
+@pytest.mark.parametrize("run", ["tabs", "parallel"])
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ("b.tsv a.tsv", {"kind": "pairs"}, "The pairs are not those that"),
+        ("swapped.tsv", {"kind": "pairs"}, "The pairs are not those that"),
+        ("de.txt en.txt", {"kind": "parallel"}, "The pairs are not those that"),
+        ("all.tsv", {"kind": "text"}, "The pairs are not those that"),
+        ("en.txt", {"kind": "pairs"}, "en.txt, line 1 has no tab"),
+        ("", {"val_file": "all.tsv"}, "validates on a part of its pairs"),
+        ("", {"watch_heads": True}, "watch_heads is for text"),
+    ],
+)
+def test_a_stopped_run_is_not_resumed_on_other_pairs(stopped, run, files, options, message):
+    before = contents(stopped / run)
+    with pytest.raises(AttnError, match=message):
+        resume_job(stopped / run, [str(stopped / name) for name in files.split()], **options)
+    assert contents(stopped / run) == before
+
+
+def test_a_run_on_text_is_not_resumed_on_pairs(pairs, stopped, tmp_path):
+    (tmp_path / "story.txt").write_text("Once there was a dog. " * 200)
+    job = new_job([str(tmp_path / "story.txt")], None, CorpusConfig(), replace(SMALL, steps=3))
+    list(run_job(job, tmp_path / "m", stop=iter([False, True]).__next__))
+    for files, kind in (([pairs], "pairs"), ([str(stopped / name) for name in ("en.txt", "de.txt")], "parallel")):
+        with pytest.raises(BadCheckpoint, match="The text is not the one that"):
+            resume_job(tmp_path / "m", files, kind=kind)
 
 
 def test_a_run_on_two_parallel_files_equals_a_run_on_their_pairs(pairs, tmp_path):

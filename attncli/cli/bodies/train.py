@@ -96,7 +96,9 @@ def _job(arguments: TrainArguments, target: Path, text: CorpusConfig, pinned: Tr
     files, val_file, watch = arguments.files, arguments.val_file, arguments.watch_heads
     with reading_progress(messages()) as progress:
         if arguments.resume:
-            return training.resume_job(target, files, val_file, pinned.device, progress, watch_heads=watch)
+            return training.resume_job(
+                target, files, val_file, pinned.device, progress, kind=arguments.kind, watch_heads=watch
+            )
         start = None
         if arguments.start is not None:
             from attncli.cli.loading import load
