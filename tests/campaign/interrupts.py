@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": ["generate", "Once upon a time", "-n", "5000"],
     "explain": ["explain", "He sat on the river's bank"],
     "train": ["train", "text.txt", "--time", "60s", "--vocab-size", "16k", "--out", "model"],
+    "train pairs": ["train", "pairs.tsv", "--time", "60s", "--vocab-size", "4k", "--out", "model"],
     "eval": ["eval", "text.txt"],
     "heads": ["heads"],
     "bench": ["bench", "--time", "20s"],
@@ -117,7 +118,8 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as place:
                 folder = Path(place)
                 (folder / "text.txt").write_text(text())
-                known = {"text.txt", "stderr"}
+                (folder / "pairs.tsv").write_text("".join(f"{line}\t{line}\n" for line in text().splitlines()))
+                known = {"text.txt", "pairs.tsv", "stderr"}
                 code, seconds, told = stop(COMMANDS[name], moment, number, folder)
                 left = sorted(path.name for path in folder.iterdir() if path.name not in known)
             if code is None:
