@@ -37,8 +37,8 @@ from attncli.generation.defaults import settings_for, target_and_source
 from attncli.generation.engine import generate
 from attncli.generation.events import Candidates, Event, Sample, Text, Token
 from attncli.generation.loading import choose_engine
+from attncli.generation.samples import samples_of
 from attncli.generation.token_details import TokenDetails
-from attncli.generation.verify import SampleCollector
 from attncli.model.backend import Backend
 from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.native import round_to_int8
@@ -134,10 +134,8 @@ class Model:
         SampleConfig and EngineConfig. Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer
         than the context.
         """
-        collector = SampleCollector()
-        for _ in collector.collect(self._events([prompts] if isinstance(prompts, str) else prompts, settings, None)):
-            pass
-        return collector.samples
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        return samples_of(self._events(texts, {"streamed": False} | settings, None))
 
     def explain(
         self, text: str, *, view: str | None = None, token: int | str | None = None, generate: int = 0, **options: Any

@@ -41,7 +41,7 @@ def attncli(folder: Path, in_c: bool, batch: int, beams: int, threads: int) -> T
     from attncli.config import EngineConfig, SampleConfig
     from attncli.generation.defaults import settings_for
     from attncli.generation.engine import generate
-    from attncli.generation.verify import SampleCollector
+    from attncli.generation.samples import samples_of
     from attncli.model.backend import TorchBackend
     from attncli.model.native import NativeBackend
 
@@ -49,15 +49,14 @@ def attncli(folder: Path, in_c: bool, batch: int, beams: int, threads: int) -> T
     loaded = load_model(folder, torch.device("cpu"), torch.float32)
     backend = NativeBackend(loaded.model) if in_c else TorchBackend(loaded.model)
     config = settings_for(loaded, SampleConfig(beams=beams, max_new_tokens=MOST), ())
-    how = EngineConfig(at_once=batch * beams)
+    how = EngineConfig(at_once=batch * beams, streamed=False)
 
     def translate(texts: Ids) -> Ids:
         prompts, sources = loaded.inputs(texts)
-        collector = SampleCollector()
-        events = generate(backend, loaded.tokenizer, prompts, config, loaded.end_ids, how=how, sources=sources)
-        for _ in collector.collect(events):
-            pass
-        return [[id_ for id_ in sample.ids if id_ not in loaded.end_ids] for sample in collector.samples]
+        samples = samples_of(
+            generate(backend, loaded.tokenizer, prompts, config, loaded.end_ids, how=how, sources=sources)
+        )
+        return [[id_ for id_ in sample.ids if id_ not in loaded.end_ids] for sample in samples]
 
     return translate
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from attncli.cli.compiling import begin_compiling
 from attncli.cli.shared import GENERATION_DTYPES, JSON, ModelSource
 from attncli.config import CorpusConfig, SampleConfig
 from attncli.config.limits import Limit
@@ -55,6 +56,7 @@ def eval(
     if given or translates(source):
         if last < 1:
             raise UsageProblem("--last is for text, and this model is scored on pairs.", "Leave --last out.")
+        begin_compiling(source.device)
         status("importing PyTorch")
         from attncli.cli.bodies.eval_pairs import PairsToScore
         from attncli.cli.bodies.eval_pairs import run as run_pairs

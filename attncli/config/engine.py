@@ -30,6 +30,7 @@ class EngineConfig:
         rare=True,
     )
     at_once: int = 64  # the largest number of texts in a batch
+    streamed: bool = True  # yield text as soon as it is final; if false, decode and yield it when its sample has ended
 
     def __post_init__(self) -> None:
         at_least(1).check("at_once", self.at_once)

@@ -221,7 +221,9 @@ class _Searcher:
             hypothesis = search.hypotheses[min(rank, len(search.hypotheses) - 1)]
             sample = search.number * self._config.num_samples + rank
             tokens = [] if self._details is None or not hypothesis.ids else self._described(search, hypothesis)
-            text = SampleText(sample, self._tokenizer, self._config, self._end_ids, search.prompt, hidden)
+            text = SampleText(
+                sample, self._tokenizer, self._config, self._end_ids, search.prompt, hidden, streamed=bool(tokens)
+            )
             for at, id_ in enumerate(hypothesis.ids):
                 new = text.push(id_)
                 if tokens:

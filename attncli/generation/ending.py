@@ -1,7 +1,8 @@
 """Decodes the ids of a sample one by one, yields text as soon as it is final, and finds the end of the text.
 
 A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens. So text that
-could begin a stop string is held back until further tokens show whether it does. Needs no network.
+could begin a stop string is held back until further tokens show whether it does. If nobody reads the text before its
+end and no stop string can end it, all ids are decoded at once at the end. Needs no network.
 """
 
 from __future__ import annotations
@@ -24,25 +25,41 @@ class SampleText:
         end_ids: frozenset[int],
         prompt: Sequence[int] = (),
         hidden: frozenset[int] = frozenset(),
+        *,
+        streamed: bool = True,
     ) -> None:
-        """`hidden` are ids without text, such as the special tokens of a translation."""
+        """`hidden` are ids without text, such as the special tokens of a translation.
+
+        If `streamed` is false, all text is yielded when the sample has ended.
+        """
         self.finished = False
         self._sample = sample
         self._ids: list[int] = []
         self._stream: DecodeStream = tokenizer.stream(prompt)
         self._end_ids, self._hidden = end_ids, end_ids | hidden
         self._config = config
+        self._decodes = streamed or bool(config.stop)
         self._held = ""
 
     def push(self, id_: int) -> str:
-        """Adds the next id and returns the text that it completes. The caller then passes this text to `settle`."""
+        """Adds the next id and returns the text that it completes. The caller then passes this text to `settle`.
+
+        Returns no text as long as all ids are decoded at the end.
+        """
         self._ids.append(id_)
-        return "" if id_ in self._hidden else self._stream.push(id_)
+        if id_ in self._hidden:
+            return ""
+        if self._decodes:
+            return self._stream.push(id_)
+        self._stream.add(id_)
+        return ""
 
     def settle(self, new: str) -> Iterator[Event]:
         """Yields the text that `new` makes final, and Finished if the text has ended."""
         if self._ids[-1] in self._end_ids:
             yield from self.close("end")
+            return
+        if not new:
             return
         self._held += new
         if (at := stop_at(self._held, self._config)) is not None:

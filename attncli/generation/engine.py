@@ -3,9 +3,10 @@
 The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, reads the
 last token of every older sample, and draws the next token of all samples. If only one sample is active, a step may also
 read guesses of the next tokens, made by `Lookup`. Guesses are accepted up to the first wrong one, so a step may yield
-several tokens. Equal prompts are read once. When a sample finishes, a waiting sample gets its slot in the cache. When a
-sample's context is full, the engine keeps the most recent half of its tokens, computes their keys and values anew, and
-continues. With an exact backend, a sample does not depend on the batch. The engine yields events and prints nothing.
+several tokens. Equal prompts are read once. When a quarter of the slots in the cache are free, waiting samples get
+them. When a sample's context is full, the engine keeps the most recent half of its tokens, computes their keys and
+values anew, and continues. With an exact backend, a sample does not depend on the batch. The engine yields events and
+prints nothing.
 
 For an encoder-decoder, each prompt has a source, which is encoded once. The context contains tokens of the target only.
 When it is full, the text ends.
@@ -35,6 +36,7 @@ from attncli.text.tokenizer import Tokenizer
 
 _UNIFORMS_PER_DRAW = 256  # random numbers that a sample draws at once, for its next tokens
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
+_ADMITTED_SHARE = 4  # waiting samples enter when 1/4 of the slots are free: reading many prompts at once is faster
 
 
 def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
@@ -99,12 +101,14 @@ def generate(
     if config.beams > 1:
         return search(backend, tokenizer, prompts, config, end_ids, details, how, sources)
     hidden = frozenset[int]() if sources is None else tokenizer.special_ids
+    how = how or EngineConfig()
+    streamed = how.streamed or details is not None
     waiting: deque[_Sequence] = deque()
     for prompt, source in zip(prompts, [()] * len(prompts) if sources is None else sources, strict=True):
         for stream in generators(config.seed, config.num_samples):
-            sample = SampleText(len(waiting), tokenizer, config, end_ids, prompt, hidden)
-            waiting.append(_Sequence(len(waiting), list(prompt), sample, stream, tuple(source)))
-    return _Engine(backend, tokenizer, config, details, how or EngineConfig()).run(waiting)
+            text = SampleText(len(waiting), tokenizer, config, end_ids, prompt, hidden, streamed=streamed)
+            waiting.append(_Sequence(len(waiting), list(prompt), text, stream, tuple(source)))
+    return _Engine(backend, tokenizer, config, details, how).run(waiting)
 
 
 @dataclass
@@ -119,7 +123,6 @@ class _Sequence:
     slot: int = -1  # the index of its sequence in the cache
     read: int = 0  # how many of `ids` are in the cache
     generated: int = 0  # tokens
-    guesses: list[int] = field(default_factory=list)  # of the tokens after `ids`; the last step read them too
     lookup: Lookup = field(default_factory=Lookup)
     _uniforms: list[float] = field(default_factory=list)
 
@@ -165,8 +168,9 @@ class _Engine:
         if needs_seen(self._config):
             self._seen = Seen.of([[]] * slots, self._vocab_size, self._backend.device)
         while waiting or self._active:
-            while free and waiting:
-                self._admit(waiting.popleft(), free.pop())
+            if len(free) * _ADMITTED_SHARE >= slots:
+                while free and waiting:
+                    self._admit(waiting.popleft(), free.pop())
             yield from self._step(cache)
             free += [sequence.slot for sequence in self._active if sequence.text.finished]
             self._active = [sequence for sequence in self._active if not sequence.text.finished]
@@ -179,57 +183,51 @@ class _Engine:
 
     def _step(self, cache: SequenceCache) -> Iterator[Event]:
         """Runs one forward pass and draws the next token of each sample, or several tokens after correct guesses."""
-        begun = time.perf_counter()
+        begun, drawn = time.perf_counter(), 0
         prompts = {sequence.given for sequence in self._active if not sequence.generated}
-        logits, rows = self._read(cache)
-        drawing, drawn = list(self._active), 0
-        for ahead in range(1 + max(len(sequence.guesses) for sequence in drawing)):
-            ids = self._draw(logits, [rows[sequence.number] + ahead for sequence in drawing], drawing)
-            tokens = self._describe(logits, rows, ahead, ids, drawing)
-            if ahead == 0 and prompts:
+        guesses = self._guess()
+        logits, rows = self._read(cache, guesses)
+        for guess in (*guesses, None):
+            ids = self._draw(logits, rows)
+            tokens = self._describe(logits, rows, ids)
+            if prompts and not drawn:
                 yield PromptsRead(sum(map(len, prompts)), time.perf_counter() - begun)
-            continuing = []
-            for sequence, id_ in zip(drawing, ids.tolist(), strict=True):
-                yield from self._take(sequence, id_, tokens.get(sequence.number))
-                drawn += 1
-                accepted = ahead < len(sequence.guesses) and sequence.guesses[ahead] == id_
-                if accepted and not sequence.text.finished:
-                    continuing.append(sequence)
-            drawing = continuing
-            if not drawing:
+            for sequence, id_, token in zip(self._active, ids.tolist(), tokens, strict=True):
+                yield from self._take(sequence, id_, token)
+            drawn += len(self._active)
+            if guess is None or guess != id_ or self._active[0].text.finished:
                 break
+            rows = [rows[0] + 1]  # only a single sample has guesses
         if self._guesses and len(self._active) == 1 and not prompts:
-            (sequence,) = self._active
-            sequence.lookup.measure(bool(sequence.guesses), drawn, time.perf_counter() - begun)
+            self._active[0].lookup.measure(bool(guesses), drawn, time.perf_counter() - begun)
 
-    def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
+    def _read(self, cache: SequenceCache, guesses: Sequence[int]) -> tuple[Tensor, list[int]]:
         """Reads all unread tokens and sources; equal prompts with equal sources are read once.
 
-        Returns logits (rows, V), and a map from the number of each sample to its first row.
+        Returns logits (rows, V), and the row of each active sample. The rows of `guesses` follow that of the only one.
         """
         segments: list[Segment] = []
-        rows: dict[int, int] = {}
+        rows: list[int] = []
         sources: dict[int, tuple[int, ...]] = {}
-        first_with: dict[tuple[tuple[int, ...], ...], _Sequence] = {}
-        copies, row = [], 0
+        first_with: dict[tuple[tuple[int, ...], ...], tuple[_Sequence, int]] = {}
+        copies = []
         for sequence in self._active:
             if not self._how.cached:
                 sequence.read = 0
+            length = len(sequence.ids)
             if sequence.read == 0:
-                first = first_with.setdefault((sequence.source, tuple(sequence.ids)), sequence)
+                first, row = first_with.setdefault((sequence.source, tuple(sequence.ids)), (sequence, len(segments)))
                 if first is not sequence:
-                    rows[sequence.number] = rows[first.number]
-                    copies.append((first.slot, sequence.slot, len(sequence.ids)))
-                    sequence.read = len(sequence.ids)
+                    rows.append(row)
+                    copies.append((first.slot, sequence.slot, length))
+                    sequence.read = length
                     continue
                 if sequence.source:
                     sources[sequence.slot] = sequence.source
-            sequence.guesses = self._guess(sequence)
-            unread = [*sequence.ids[sequence.read :], *sequence.guesses]
-            segments.append(Segment(sequence.slot, sequence.read, unread, 1 + len(sequence.guesses)))
-            rows[sequence.number] = row
-            row += 1 + len(sequence.guesses)
-            sequence.read = len(sequence.ids)
+            rows.append(len(segments))
+            unread = [*sequence.ids[sequence.read :], *guesses]
+            segments.append(Segment(sequence.slot, sequence.read, unread, 1 + len(guesses)))
+            sequence.read = length
         if sources:
             self._backend.read_sources(cache, sources)
         logits = self._backend.read(cache, segments)
@@ -237,23 +235,26 @@ class _Engine:
             cache.copy(source, target, length)
         return logits[:, : self._vocab_size], rows
 
-    def _guess(self, sequence: _Sequence) -> list[int]:
-        """Guesses the next tokens of a sample. In a batch, returns no guesses, because each row makes a step slower."""
-        if not self._guesses or len(self._active) > 1 or not sequence.generated:
+    def _guess(self) -> list[int]:
+        """Guesses the next tokens of a single sample. In a batch, each row of a guess would make a step slower."""
+        if not self._guesses or len(self._active) > 1:
+            return []
+        (sequence,) = self._active
+        if not sequence.generated:
             return []
         most = min(self._context - len(sequence.ids), self._config.max_new_tokens - sequence.generated - 1)
         return sequence.lookup.guess(sequence.ids, most)
 
-    def _draw(self, logits: Tensor, rows: list[int], drawing: list[_Sequence]) -> Tensor:
-        """Draws the next token of each sample in `drawing` from its row of logits; returns ids (B,).
+    def _draw(self, logits: Tensor, rows: list[int]) -> Tensor:
+        """Draws the next token of each sample from its row of logits; returns ids (B,).
 
         The last token that the limits allow is the forced end token, if the model has one.
         """
-        drawn = [] if self._config.temperature == 0 else [sequence.uniform() for sequence in drawing]
+        drawn = [] if self._config.temperature == 0 else [sequence.uniform() for sequence in self._active]
         draws = torch.tensor(drawn, device=logits.device) if drawn else self._no_draws
-        ids = next_token(self._of(logits, rows), self._config, draws, self._seen_by(drawing))
+        ids = next_token(self._of(logits, rows), self._config, draws, self._seen_now())
         if self._config.forced_end is not None:
-            ids[[self._is_last(sequence) for sequence in drawing]] = self._config.forced_end
+            ids[[self._is_last(sequence) for sequence in self._active]] = self._config.forced_end
         return ids
 
     def _is_last(self, sequence: _Sequence) -> bool:
@@ -262,22 +263,20 @@ class _Engine:
         return full or sequence.generated + 1 == self._config.max_new_tokens
 
     def _of(self, logits: Tensor, rows: list[int]) -> Tensor:
-        return logits if len(rows) == len(logits) and rows == list(range(len(rows))) else logits[rows]
+        return logits if rows == list(range(len(logits))) else logits[rows]
 
-    def _seen_by(self, drawing: list[_Sequence]) -> Seen | None:
-        return None if self._seen is None else self._seen.of_rows([sequence.slot for sequence in drawing])
+    def _seen_now(self) -> Seen | None:
+        return None if self._seen is None else self._seen.of_rows([sequence.slot for sequence in self._active])
 
-    def _describe(
-        self, logits: Tensor, rows: dict[int, int], ahead: int, ids: Tensor, drawing: list[_Sequence]
-    ) -> dict[int, Token]:
-        """Returns the Token event of each drawn token, by sample number; empty if no details are requested."""
+    def _describe(self, logits: Tensor, rows: list[int], ids: Tensor) -> Sequence[Token | None]:
+        """Returns the Token event of the drawn token of each sample; None if no details are requested."""
         if self._details is None:
-            return {}
-        numbers = [sequence.number for sequence in drawing]
-        chosen = self._of(logits, [rows[number] + ahead for number in numbers])
-        seen = self._seen_by(drawing)
-        tokens = describe_tokens(chosen, ids, self._config, self._details, self._text_of, seen)
-        return {number: replace(token, sample=number) for number, token in zip(numbers, tokens, strict=True)}
+            return [None] * len(rows)
+        tokens = describe_tokens(
+            self._of(logits, rows), ids, self._config, self._details, self._text_of, self._seen_now()
+        )
+        numbers = [sequence.number for sequence in self._active]
+        return [replace(token, sample=number) for number, token in zip(numbers, tokens, strict=True)]
 
     def _take(self, sequence: _Sequence, id_: int, token: Token | None) -> Iterator[Event]:
         """Adds a drawn token to its sample, and yields the events that follow from it.

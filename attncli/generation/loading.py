@@ -17,6 +17,7 @@ from attncli.model import native, native_library
 from attncli.model.backend import Backend, TorchBackend
 from attncli.model.device import DTYPES, pick_device, pick_dtype
 from attncli.model.native import NativeBackend
+from attncli.model.transformer import Transformer
 
 _SLOWER = "about four times slower"  # benchmarks/README.md, "Generating"
 
@@ -45,6 +46,14 @@ class Engine:
             loaded.model.to(pick_dtype("auto" if stored else self.dtype, self.device))
             return loaded, TorchBackend(loaded.model)
         return loaded, NativeBackend(loaded.model, int8=self.dtype == "int8", releasing=not keep)
+
+
+def backend_for(model: Transformer) -> Backend:
+    """Returns a backend that generates with a loaded model: native.c with a copy of the weights, or PyTorch."""
+    on_cpu = model.embedding.weight.device.type == "cpu"
+    if on_cpu and native.available() and native.supports(model.config):
+        return NativeBackend(model)
+    return TorchBackend(model)
 
 
 def choose_engine(device: str, dtype: str) -> Engine:

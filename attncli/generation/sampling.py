@@ -314,4 +314,12 @@ def next_token(logits: Tensor, config: SampleConfig, uniform: Tensor, seen: Seen
         return draw(filtered(logits, config, seen), uniform)
     for _, step in _logit_steps(config, seen):
         logits = step(logits)
-    return logits.argmax(-1)
+    return _argmax(logits)
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """Returns the index (B,) of the largest logit of each row, the lowest index among equal ones.
+
+    On a CPU, NumPy is many times faster than PyTorch, because it compares many numbers with one instruction.
+    """
+    return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)

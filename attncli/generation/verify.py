@@ -20,7 +20,8 @@ from torch import Tensor
 from attncli.config import EngineConfig, SampleConfig
 from attncli.generation.ending import stop_at
 from attncli.generation.engine import generate
-from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Sample, Text
+from attncli.generation.events import Check, CheckName, Difference, Sample
+from attncli.generation.samples import samples_of
 from attncli.generation.sampling import sample_seed
 from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.model.native import round_to_int8
@@ -33,28 +34,6 @@ _TOKENS_PER_READ = 64  # tokens that the reference reads at once when logits are
 # largest differences measured over all families and the shipped model are 7e-7, 1.4e-3 and 1.2e-2. For comparison, an
 # ignored attention window caused a difference of 9e-2.
 _LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
-
-
-class SampleCollector:
-    """Collects the finished samples from the events of a generation."""
-
-    def __init__(self) -> None:
-        self._texts: dict[int, list[str]] = {}
-        self._ids: dict[int, tuple[int, ...]] = {}
-
-    def collect(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Records the events and yields them unchanged."""
-        for event in events:
-            if isinstance(event, Text):
-                self._texts.setdefault(event.sample, []).append(event.text)
-            elif isinstance(event, Finished):
-                self._ids[event.sample] = event.ids
-            yield event
-
-    @property
-    def samples(self) -> list[Sample]:
-        """The finished samples, in the order of their numbers."""
-        return [Sample(self._ids[number], "".join(self._texts.get(number, ()))) for number in sorted(self._ids)]
 
 
 @dataclass(frozen=True)
@@ -108,11 +87,8 @@ class Original:
         """Generates samples of the prompts with these numbers."""
         prompts = [self.prompts[number] for number in numbers]
         sources = None if self.sources is None else [self.sources[number] for number in numbers]
-        events = generate(backend, self.tokenizer, prompts, config, self.end_ids, how=how, sources=sources)
-        collector = SampleCollector()
-        for _ in collector.collect(events):
-            pass
-        return collector.samples
+        how = replace(how, streamed=False)
+        return samples_of(generate(backend, self.tokenizer, prompts, config, self.end_ids, how=how, sources=sources))
 
     def _decode(self, ids: Sequence[int], prompt: Sequence[int]) -> str:
         ended = bool(ids) and ids[-1] in self.end_ids

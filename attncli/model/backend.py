@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,8 +32,7 @@ _MOST_PREALLOCATED = 4096  # positions, total of all sequences; a larger reserva
 _threads_lock = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive tokens of one sequence that a backend reads. They replace the cached positions from `start` on."""
 
     sequence: int

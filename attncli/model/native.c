@@ -113,6 +113,7 @@ INLINE float reduce_max(vec v) {
 
 /* The first `n` numbers of x, followed by zeros. */
 INLINE vec load_partial(const float *x, int n) {
+    if (n == LANES) return *(const vec *)x;
     vec loaded = broadcast(0);
     memcpy(&loaded, x, n * sizeof(float));
     return loaded;
@@ -306,9 +307,11 @@ INLINE void multiply_tile(const matrix *m, int block, int blocks, operands io, i
     }
 }
 
-/* Multiplies all rows by `blocks` blocks of outputs, TILE_ROWS rows at a time. */
+/* Multiplies all rows by `blocks` blocks of outputs, at most TILE_ROWS rows at a time. The tiles have about equally many rows: a tile
+   of one or two rows would have too few independent sums to keep the processor busy. */
 INLINE void multiply_blocks(const matrix *m, int block, int blocks, operands io, int dtype) {
-    for (int r = 0; r < io.row_count; r += TILE_ROWS) switch (io.row_count - r) {
+    int tiles = (io.row_count + TILE_ROWS - 1) / TILE_ROWS;
+    for (int r = 0, rows; r < io.row_count; r += rows, tiles--) switch (rows = (io.row_count - r + tiles - 1) / tiles) {
         case 1: multiply_tile(m, block, blocks, io, r, 1, dtype); break;
         case 2: multiply_tile(m, block, blocks, io, r, 2, dtype); break;
         case 3: multiply_tile(m, block, blocks, io, r, 3, dtype); break;
@@ -404,7 +407,8 @@ static void normalize(const model *m, const float *x, int width, norm n, float *
     for (int i = 0; i < width; i += LANES) {
         int count = min_int(LANES, width - i);
         vec v = load_partial(x + i, count);
-        for (int j = 0; m->subtracts_mean && j < count; j++) v[j] -= mean;
+        if (count == LANES) v -= mean;
+        else for (int j = 0; j < count; j++) v[j] -= mean;
         squares = multiply_add(v, v, squares);
     }
     float rate = 1 / sqrtf(reduce_sum(squares) / width + m->eps);
@@ -735,6 +739,7 @@ static void activate_hidden(worker *w, const layer *l, const float *x) {
 /* One weight of a packed matrix. */
 static float element(const matrix *m, int64_t output, int64_t input) {
     int64_t at = (output / LANES * m->inputs + input) * LANES;
+    if (m->dtype == FLOAT32) return ((const float *)m->weight)[at + output % LANES];
     vec loaded = load_weights((const char *)m->weight + at * dtype_size(m->dtype), m->dtype);
     return loaded[output % LANES] * (m->dtype == INT8 ? m->scale[output] : 1);
 }

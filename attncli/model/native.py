@@ -20,10 +20,12 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from itertools import accumulate, chain
+from operator import add, gt
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -56,11 +58,18 @@ _LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds sizes up, at most to a multip
 class _Described(ctypes.Structure):
     """A structure of native.c that checks its integers: ctypes alone would truncate a larger integer to 32 bits."""
 
-    def __init__(self, *values: object) -> None:
-        for (name, kind, *_), value in zip(self._fields_, values, strict=False):
-            largest = _LARGEST_INT32 if kind is ctypes.c_int32 else 2**63 - 1
-            if kind in (ctypes.c_int32, ctypes.c_int64) and not 0 <= value <= largest:  # type: ignore[operator]
-                raise BadCheckpoint(f"The network in C takes {name} from 0 to {largest}, not {value}.")
+    _integers: ClassVar[list[tuple[int, str, int]]]  # the index, the name and the largest value of each integer
+
+    def __init_subclass__(cls) -> None:
+        largest: dict[object, int] = {ctypes.c_int32: _LARGEST_INT32, ctypes.c_int64: 2**63 - 1}
+        cls._integers = [
+            (at, name, largest[kind]) for at, (name, kind, *_) in enumerate(cls._fields_) if kind in largest
+        ]
+
+    def __init__(self, *values: Any) -> None:
+        for at, name, largest in self._integers if values else ():
+            if not 0 <= values[at] <= largest:
+                raise BadCheckpoint(f"The network in C takes {name} from 0 to {largest}, not {values[at]}.")
         super().__init__(*values)
 
 
@@ -182,6 +191,7 @@ class _Source:
     """An encoded source: the keys and values of every decoder layer's cross-attention."""
 
     buffer: Tensor  # (layers, 2, K, S padded to a multiple of L, D), float32; native.c defines the layout
+    address: int  # of the buffer
     length: int  # S
 
 
@@ -231,6 +241,8 @@ class NativeCache:
                 values[:, :, :old] = self._values[layer]
             self._keys[layer], self._values[layer] = keys, values
         self.capacity = new
+        # the same memory, which NumPy copies with less overhead than PyTorch
+        self._arrays = [(keys.numpy(), values.numpy()) for keys, values in zip(self._keys, self._values, strict=True)]
         self._pointers = [_pointers(self._keys), _pointers(self._values)]
         self.key_pointers, self.value_pointers = map(ctypes.addressof, self._pointers)
 
@@ -240,7 +252,7 @@ class NativeCache:
         if length == 0:
             return
         blocks = math.ceil(length / lanes())
-        for keys, values in zip(self._keys, self._values, strict=True):
+        for keys, values in self._arrays:
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
 
@@ -256,18 +268,19 @@ class _Rows(NamedTuple):
     logits: list[int]
 
     @classmethod
-    def empty(cls) -> _Rows:
-        """Returns lists to which rows are added."""
-        return cls([], [], [], [], [], [])
-
-    def add(self, ids: Sequence[int], start: int, sequence: int, source: _Source | None) -> None:
-        """Adds consecutive tokens of a sequence, from position `start` on."""
-        self.ids.extend(ids)
-        self.positions.extend(range(start, start + len(ids)))
-        self.sequences.extend([sequence] * len(ids))
-        if source is not None:
-            self.source_lengths.extend([source.length] * len(ids))
-            self.sources.extend([source.buffer.data_ptr()] * len(ids))
+    def of(cls, segments: Sequence[Segment], sources: Sequence[_Source | None]) -> _Rows:
+        """Returns the rows of segments, each with its source."""
+        sequences, starts, texts, logit_counts = zip(*segments, strict=True)
+        counts = [len(ids) for ids in texts]
+        known = [(source, n) for source, n in zip(sources, counts, strict=True) if source is not None]
+        return cls(
+            list(chain.from_iterable(texts)),
+            [position for start, n in zip(starts, counts, strict=True) for position in range(start, start + n)],
+            [sequence for sequence, n in zip(sequences, counts, strict=True) for _ in range(n)],
+            [source.length for source, n in known for _ in range(n)],
+            [source.address for source, n in known for _ in range(n)],
+            [row for end, n in zip(accumulate(counts), logit_counts, strict=True) for row in range(end - n, end)],
+        )
 
     def part(self, start: int, end: int) -> _Rows:
         """Returns the rows from `start` up to but not including `end`."""
@@ -370,13 +383,13 @@ class NativeBackend:
 
     def _encode(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
         """Encodes whole sources in one call of native.c: each layer needs the keys of all tokens of a source."""
-        config, rows, encoded = self.config, _Rows.empty(), {}
+        config, encoded = self.config, {}
         for sequence, ids in sources.items():
             padded = math.ceil(len(ids) / lanes()) * lanes()
             buffer = torch.empty(config.layers, 2, config.kv_heads, padded, config.head_width)
-            encoded[sequence] = _Source(buffer, len(ids))
-            rows.add(ids, 0, sequence, encoded[sequence])
-        self._run(cache, rows, torch.empty(0), encodes=True)
+            encoded[sequence] = _Source(buffer, buffer.data_ptr(), len(ids))
+        segments = [Segment(sequence, 0, ids, 0) for sequence, ids in sources.items()]
+        self._run(cache, _Rows.of(segments, list(encoded.values())), torch.empty(0), encodes=True)
         for sequence, source in encoded.items():
             cache.sources[sequence] = source
 
@@ -389,37 +402,38 @@ class NativeBackend:
             return self._read(cache, segments)
 
     def _read(self, cache: NativeCache, segments: Sequence[Segment]) -> Tensor:
-        self._refuse_unreadable(cache, segments)
-        end = max(segment.end for segment in segments)
+        end = self._refuse_unreadable(cache, segments)
         cache.reserve(end)
         self._extend_positions(end)
-        rows = _Rows.empty()
-        for segment in segments:
-            rows.add(segment.ids, segment.start, segment.sequence, cache.sources[segment.sequence])
-            rows.logits.extend(range(len(rows.ids) - segment.logit_count, len(rows.ids)))
+        rows = _Rows.of(segments, [cache.sources[segment.sequence] for segment in segments])
         logits = torch.empty(len(rows.logits), self._padded_vocab_size)
         for start in range(0, len(rows.ids), _ROWS_PER_CALL):
             part, first = rows.part(start, start + _ROWS_PER_CALL), bisect_left(rows.logits, start)
             self._run(cache, part, logits[first : first + len(part.logits)])
         return logits[:, : self.config.vocab_size]
 
-    def _refuse_unreadable(self, cache: NativeCache, segments: Sequence[Segment]) -> None:
-        """Raises ValueError if native.c would read or write outside its buffers."""
-        end = max(segment.end for segment in segments)
+    def _refuse_unreadable(self, cache: NativeCache, segments: Sequence[Segment]) -> int:
+        """Raises ValueError if native.c would read or write outside its buffers.
+
+        Returns the largest number of positions of a sequence after the call.
+        """
+        sequences, starts, texts, logit_counts = zip(*segments, strict=True)
+        lengths = [len(ids) for ids in texts]
+        end = int(max(map(add, starts, lengths)))
         if end > self.config.context:
             raise ValueError(f"{end} tokens in a context of {self.config.context}")
-        if not all(0 <= segment.sequence < cache.sequences for segment in segments):
+        if min(sequences) < 0 or max(sequences) >= cache.sequences:
             raise ValueError(f"a sequence outside of a cache of {cache.sequences}")
-        if len({segment.sequence for segment in segments}) < len(segments):
+        if len(set(sequences)) < len(sequences):
             raise ValueError("two segments of one sequence in a call")
-        if any(segment.start < 0 or not 0 <= segment.logit_count <= len(segment.ids) for segment in segments):
+        if min(starts) < 0 or min(logit_counts) < 0 or any(map(gt, logit_counts, lengths)):
             raise ValueError("a segment that begins before 0, or with more logits than tokens")
         if not cache.fits(self.config):
             raise ValueError("a cache of another network")
-        if self.config.encoder_layers and any(cache.sources[segment.sequence] is None for segment in segments):
+        if self.config.encoder_layers and any(cache.sources[sequence] is None for sequence in sequences):
             raise ValueError("a sequence without a source")
-        texts = [segment.ids for segment in segments if segment.ids]
         self._refuse_tokens(texts)
+        return end
 
     def _refuse_sources(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
         """Raises ValueError if native.c would read or write outside its buffers."""
@@ -432,10 +446,11 @@ class NativeBackend:
         for ids in sources.values():
             if not 1 <= len(ids) <= self.config.context:
                 raise ValueError(f"a source of {len(ids)} tokens in a context of {self.config.context}")
-        self._refuse_tokens(list(sources.values()))
+        self._refuse_tokens(sources.values())
 
-    def _refuse_tokens(self, texts: Sequence[Sequence[int]]) -> None:
-        if any(min(ids) < 0 or max(ids) >= self.config.vocab_size for ids in texts):
+    def _refuse_tokens(self, texts: Iterable[Sequence[int]]) -> None:
+        ids = list(chain.from_iterable(texts))
+        if ids and (min(ids) < 0 or max(ids) >= self.config.vocab_size):
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
 
     def _run(self, cache: NativeCache, rows: _Rows, logits: Tensor, *, encodes: bool = False) -> None:

@@ -473,9 +473,13 @@ class DecodeStream:
         self._before = len(self._tail)  # how many ids of the tail precede the last such position
         self._given = 0  # how many characters after the last such position were already returned
 
+    def add(self, id_: int) -> None:
+        """Adds one id without decoding it. The next `push` or `flush` returns its text."""
+        self._tail.append(id_)
+
     def push(self, id_: int) -> str:
         """Adds one id, and returns the new text that is now certain, which may be empty."""
-        self._tail.append(id_)
+        self.add(id_)
         text = self._since()
         certain = text.rstrip(_REPLACEMENT)
         new, self._given = certain[self._given :], max(self._given, len(certain))

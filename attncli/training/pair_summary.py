@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from attncli.checkpoint.load import LoadedModel
@@ -10,7 +11,7 @@ from attncli.errors import Naming
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.translation import references_of
 from attncli.evaluation.translation_judgement import judge_translations
-from attncli.model.backend import TorchBackend
+from attncli.generation.loading import backend_for
 from attncli.text.pair_corpus import PairCorpus
 from attncli.training import recipe
 from attncli.training.diagnosis import course_of, diagnose
@@ -39,7 +40,7 @@ def summarize_pairs(
         sample_tokens=0,
         examples=examples,
         translation=judge_translations(
-            lambda sources: translate(loaded, TorchBackend(loaded.model), sources),
+            partial(translate, loaded, backend_for(loaded.model)),
             references_of(val.pairs),
             list(corpus.train.pairs),
             recipe.MOST_TRANSLATED,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.config import SampleConfig
+from attncli.config import EngineConfig, SampleConfig
 from attncli.generation.defaults import settings_for
 from attncli.generation.engine import generate
-from attncli.generation.events import Event, Finished, Text
-from attncli.model.backend import Backend, TorchBackend
+from attncli.generation.events import Event
+from attncli.generation.loading import backend_for
+from attncli.generation.samples import samples_of
+from attncli.model.backend import Backend
 from attncli.model.transformer import Transformer
 from attncli.text.pair_tokens import PairTokens
 from attncli.text.tokenizer import Tokenizer
@@ -18,6 +20,7 @@ from attncli.training.reports import Plan, Translation, TranslationsReport
 from attncli.training.tasks.base import Sampler
 
 _LONGEST_TIMES, _LONGEST_PLUS = 2, 10  # a translation of S source tokens has at most 2 S + 10 tokens
+_HOW = EngineConfig(streamed=False)
 
 
 def translation_sampler(val: PairTokens, tokenizer: Tokenizer, start: int, plan: Plan) -> Sampler | None:
@@ -60,7 +63,7 @@ def translations(
 def greedy(model: Transformer, sources: Sequence[Sequence[int]], tokenizer: Tokenizer, start: int) -> list[str]:
     """Returns the greedy translations of source texts, which are given as ids."""
     config = SampleConfig(temperature=0, max_new_tokens=_longest(sources, model.config.context - 1))
-    return _texts(generate(TorchBackend(model), tokenizer, [[start]] * len(sources), config, sources=sources))
+    return _texts(generate(backend_for(model), tokenizer, [[start]] * len(sources), config, how=_HOW, sources=sources))
 
 
 def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams: int = 1) -> list[str]:
@@ -71,7 +74,7 @@ def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams
     prompts, sources = loaded.inputs(ids)
     config = SampleConfig(temperature=0, max_new_tokens=_longest(ids, context - len(prompts[0])), beams=beams)
     config = settings_for(loaded, config, ("temperature", "beams"))
-    return _texts(generate(backend, tokenizer, prompts, config, loaded.end_ids, sources=sources))
+    return _texts(generate(backend, tokenizer, prompts, config, loaded.end_ids, how=_HOW, sources=sources))
 
 
 def _longest(sources: Sequence[Sequence[int]], room: int) -> int:
@@ -81,10 +84,4 @@ def _longest(sources: Sequence[Sequence[int]], room: int) -> int:
 
 def _texts(events: Iterable[Event]) -> list[str]:
     """Returns the text of each sample, in the order of the samples."""
-    texts: dict[int, str] = {}
-    for event in events:
-        if isinstance(event, Finished):
-            texts.setdefault(event.sample, "")
-        elif isinstance(event, Text):
-            texts[event.sample] = texts.get(event.sample, "") + event.text
-    return [texts[number] for number in sorted(texts)]
+    return [sample.text for sample in samples_of(events)]

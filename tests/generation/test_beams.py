@@ -17,8 +17,8 @@ from attncli.errors import UsageProblem
 from attncli.generation.defaults import settings_for
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Finished, Text, Token
+from attncli.generation.samples import SampleCollector
 from attncli.generation.token_details import TokenDetails
-from attncli.generation.verify import SampleCollector
 from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer_training import train_pair_tokenizer, train_tokenizer

@@ -13,14 +13,16 @@ from attncli.errors import BadInput
 from attncli.generation.defaults import settings_for
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished, PromptsRead, Text, Token
+from attncli.generation.loading import backend_for
+from attncli.generation.samples import samples_of as collected
 from attncli.generation.token_details import TokenDetails
-from attncli.generation.verify import Original, SampleCollector, verify
+from attncli.generation.verify import Original, verify
 from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer_training import train_pair_tokenizer
 from tests.support.encoder_decoders import THEIRS, save_theirs, their_model
-from tests.support.models import ENCODER_DECODERS, tiny_model
+from tests.support.models import ENCODER_DECODERS, ENCODERS, tiny_model
 from tests.support.texts import story
 
 CPU = torch.device("cpu")
@@ -49,10 +51,7 @@ def samples_of(model, tokenizer, config, sources=SOURCES, end_ids=frozenset(), s
         TorchBackend(model) if isinstance(model, Transformer) else model,
         tokenizer, [list(start)] * len(sources), config, end_ids, how=EngineConfig(**how), sources=sources,
     )  # fmt: skip
-    collector = SampleCollector()
-    for _ in collector.collect(events):
-        pass
-    return collector.samples
+    return collected(events)
 
 
 @cache
@@ -136,6 +135,39 @@ def test_samples_do_not_depend_on_the_texts_beside_them(model, tokenizer):
     together = samples_of(model, tokenizer, config, at_once=3)
     alone = [samples_of(model, tokenizer, config, [source]) for source in SOURCES]
     assert together == [sample for samples in alone for sample in samples]
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "the")])
+@pytest.mark.parametrize("changes", [{"beams": 3}, {"temperature": 2.0, "num_samples": 2}])
+def test_text_that_is_decoded_at_the_end_is_the_streamed_text(model, tokenizer, stop, changes):
+    config = replace(GREEDY, stop=stop, seed=3, **changes)
+    ends = frozenset(range(0, 300, 9))
+    streamed, at_the_end = (
+        samples_of(model, tokenizer, config, end_ids=ends, at_once=4, streamed=streamed) for streamed in (True, False)
+    )
+    assert at_the_end == streamed
+    assert any(sample.text for sample in streamed)
+
+
+def test_waiting_samples_enter_when_a_quarter_of_the_slots_are_free(model, tokenizer):
+    admitted = []
+
+    class Counting(TorchBackend):
+        def read_sources(self, cache, sources):
+            admitted.append(len(sources))
+            super().read_sources(cache, sources)
+
+    config = SampleConfig(temperature=1, max_new_tokens=30, seed=1)
+    sources = [[at] for at in range(10, 50)]
+    samples_of(Counting(model), tokenizer, config, sources, frozenset(range(0, 300, 5)), at_once=12)
+    assert sum(admitted) == 40
+    assert admitted[0] == 12
+    assert all(count >= 3 for count in admitted[1:-1])
+
+
+def test_a_model_in_memory_generates_in_c_where_c_runs(model):
+    assert isinstance(backend_for(model), native.NativeBackend if native.available() else TorchBackend)
+    assert isinstance(backend_for(tiny_model(**ENCODERS["bert"])), TorchBackend)
 
 
 def test_a_full_context_ends_the_target(tokenizer):

@@ -17,7 +17,8 @@ from attncli.cli.main import run
 from attncli.config import SampleConfig
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Check, Difference, Sample
-from attncli.generation.verify import Original, SampleCollector, _windows, as_float32, compare_logits, verify
+from attncli.generation.samples import SampleCollector
+from attncli.generation.verify import Original, _windows, as_float32, compare_logits, verify
 from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.model.device import dtype_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 from attncli.checkpoint.load import LoadedModel
@@ -15,7 +16,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.evaluation.evaluate_pairs import score_pairs
 from attncli.evaluation.translation import references_of
 from attncli.evaluation.translation_judgement import judge_translations
-from attncli.model.backend import TorchBackend
+from attncli.generation.loading import backend_for
 from attncli.render.console import messages, print_note
 from attncli.render.evaluation import evaluation_progress
 from attncli.render.numbers import plural
@@ -58,7 +59,7 @@ def run(source: ModelSource, dtype: str, given: PairsToScore, reading: CorpusCon
         print_note(f"{tokens.too_long:,} pairs have a side with more tokens than the context, and are not scored")
     status("translating")
     found = judge_translations(
-        lambda sources: translate(loaded, TorchBackend(loaded.model), sources, beams),
+        partial(translate, loaded, backend_for(loaded.model), beams=beams),
         references_of(tokens.pairs),
         [] if training is None else list(training),
         progress=lambda count: status(f"translating: {count:,} sources"),

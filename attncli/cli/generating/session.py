@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from attncli.checkpoint.load import LoadedModel
@@ -63,9 +63,9 @@ class Session:
         details = TokenDetails(display.logprobs or 0, display.trace) if each_token else None
         sampling = sampling or self.sampling
         targets, sources = loaded.inputs(prompts)
-        return generate(
-            self.backend, loaded.tokenizer, targets, sampling, loaded.end_ids, details, self.engine, sources
-        )
+        single = len(prompts) * sampling.num_samples == 1  # several texts are printed when they are complete
+        how = replace(self.engine, streamed=single or display.verify)
+        return generate(self.backend, loaded.tokenizer, targets, sampling, loaded.end_ids, details, how, sources)
 
     @property
     def echo(self) -> bool:

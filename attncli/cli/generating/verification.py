@@ -10,7 +10,8 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
 from attncli.errors import Inexact
 from attncli.generation.events import Check, Event
-from attncli.generation.verify import Original, SampleCollector, as_float32, verify
+from attncli.generation.samples import SampleCollector
+from attncli.generation.verify import Original, as_float32, verify
 from attncli.model.backend import Backend, TorchBackend
 from attncli.model.native import NativeBackend
 from attncli.render.console import output, show
