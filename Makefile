@@ -1,4 +1,4 @@
-# make demo   tries everything: generates and explains with the model that ships, then trains a model on generated stories
+# make demo   tries everything: generates and explains with the models that ship, then trains a model on generated stories
 # make test   runs all checks: ruff, mypy, pytest
 # make docs   runs the commands on all pages, and writes their output and the pictures into the pages
 # Each of them creates .venv and installs the packages. On Linux, PyTorch for CUDA takes 5.3 GB. For a CPU alone:
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test types suite docs texts stories bench install clean
+.PHONY: demo test types suite docs texts stories pairs translate bench install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -35,6 +35,7 @@ endef
 demo: $(INSTALLED)
 	$(call try,generate -m stories "Once upon a time" -n 80 --seed 1)
 	$(call try,explain -m stories "The little cat sat on the old mat. The little")
+	$(call try,explain -m translate "The dog sleeps.")
 	@echo; echo "This writes a text to train on: 300 stories by the same model (about 15 s on two idle cores)."
 	@$(MAKE) --no-print-directory build/tales.txt
 	$(call try,train build/tales.txt --time 1m --name demo --seed 1 --force)
@@ -56,7 +57,7 @@ suite:
 docs: $(INSTALLED)
 	$(BIN)/python docs/refresh.py README.md docs/*.md
 
-# make stories TEXTS=folder   trains the model that ships, on the texts named in its model card, and replaces checkpoints/stories
+# make stories TEXTS=folder   trains the model of stories that ships, on the texts named in its card, and replaces checkpoints/stories
 # The folder contains the three texts below, unpacked. The model sees long stories twice as often as novels, and short stories
 # three times as often. Training takes four minutes on an H200 and days on two cores. A stopped run is resumed.
 SIMPLE := $(TEXTS)/stories-simple.train.txt
@@ -81,6 +82,24 @@ build/stories: | $(SHORT)
 stories: build/stories
 	$(BIN)/python checkpoints/slim.py checkpoints/stories
 	$(BIN)/python -m checkpoints.card checkpoints/stories $(TEXTS)
+
+# make translate PAIRS=folder   trains the model that translates, on the pairs named in its card, and replaces checkpoints/translate
+# The folder contains the four files below, unpacked. A stopped run is resumed.
+TRANSLATE := $(PAIRS)/tatoeba-en-de.train.tsv --val-file $(PAIRS)/tatoeba-en-de.valid.tsv --size 3x160 --vocab-size 3800 \
+  --epochs 4 --batch-size 4096 --dropout 0.1 --save-dtype bfloat16 --seed 1
+
+pairs:
+	@for file in tatoeba-en-de.train.tsv tatoeba-en-de.valid.tsv tatoeba-en-de.test.tsv align-de-en.gold.tsv; do \
+	  test -f "$(PAIRS)/$$file" || { echo "make translate PAIRS=folder needs $(PAIRS)/$$file"; exit 1; }; done
+
+build/translate: | pairs $(INSTALLED)
+	@mkdir -p build
+	$(BIN)/attncli train --name translate $(if $(wildcard checkpoints/translate/state),--resume,--force $(TRANSLATE))
+	@touch $@
+
+translate: build/translate
+	$(BIN)/python checkpoints/slim.py checkpoints/translate
+	$(BIN)/python -m checkpoints.card checkpoints/translate $(PAIRS)
 
 # make bench   compares generation with transformers and llama.cpp: compiles llama.cpp in ten minutes, and measures for fifteen
 bench: $(INSTALLED)

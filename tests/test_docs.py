@@ -133,6 +133,7 @@ def test_the_readme_shows_each_picture_for_its_color_scheme():
 
 
 SENTENCE = "The little dog sat by the river's bank"
+PARTS = ("encoder", "decoder", "cross")
 BRIEF = ["--steps", "1", "--size", "1x32", "--context", "16", "--batch-size", "2", "--tokenizer", "byte"]
 DOCUMENTS = [
     *(["explain", SENTENCE, *more] for more in ([], ["--words"], ["--generate", "2"])),
@@ -153,6 +154,12 @@ DOCUMENTS = [
     ["eval", "{folder}/text.txt", "--last", "0.5"],
     ["train", "{folder}/text.txt", *BRIEF, "--plan"],
     ["train", "{folder}/text.txt", *BRIEF, "--out", "{folder}/run"],
+    ["generate", "The dog sleeps.", "-m", "translate", "--beams", "2", "--num-samples", "2"],
+    ["next", "The dog sleeps.", "-m", "translate", "--target", "Der"],
+    ["explain", "The dog sleeps.", "-m", "translate"],
+    *(["explain", "The dog sleeps.", "-m", "translate", "--view", "map", "--part", part] for part in PARTS),
+    ["align", "docs/pairs.tsv", "-m", "translate"],
+    ["eval", "translate", "docs/pairs.tsv"],
     ["plot", "stories"],
     ["plot", "stories", "--heads"],
 ]

@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.models import OptionInfo
 
+from attncli.checkpoint.catalog import SHIPPED
 from attncli.cli.main import app
 from tests.support.places import ROOT
 
@@ -20,7 +21,7 @@ PACKAGE = ROOT / "attncli"
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"))]
-PAGES += [ROOT / "checkpoints" / "README.md", ROOT / "checkpoints" / "stories" / "README.md"]
+PAGES += [ROOT / "checkpoints" / "README.md", *(ROOT / "checkpoints" / name / "README.md" for name in SHIPPED)]
 
 # The floor of each room. A room may import from itself and from rooms with a lower number.
 FLOORS = {

@@ -3,12 +3,14 @@
 import hashlib
 import importlib
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from attncli.checkpoint import directory
+from attncli.checkpoint import catalog, directory
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.text.files import read_documents
@@ -18,9 +20,12 @@ from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.pairs import made_pairs, write_pairs
 from tests.support.places import ROOT
 
-MOST = {"stories": 12_000_000}  # bytes of each shipped model
-SCORED = {"stories": "this model, by `attncli eval`"}  # the row of a card with the bits per byte that the run measured
-MODELS = [pytest.param(ROOT / "checkpoints" / name, id=name) for name in MOST]
+MOST = {"stories": 12_000_000, "translate": 6_000_000}  # bytes of each shipped model
+SCORED = {  # the row of a card with the bits per byte that the run measured
+    "stories": "this model, by `attncli eval`",
+    "translate": "validation pairs, which chose the best weights",
+}
+MODELS = [pytest.param(ROOT / "checkpoints" / name, id=name) for name in catalog.SHIPPED]
 
 
 def script(name):
@@ -59,6 +64,22 @@ def test_a_card_has_the_score_of_the_run(model):
     assert len(script("card").MEASURED.findall(card)) == 1
     scored = float(card.split(SCORED[model.name])[1].split("|")[1])
     assert scored == pytest.approx(record(model)["results"]["bits_per_byte"], abs=0.002)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_card_has_the_command_of_the_makefile(model):
+    text = (ROOT / "Makefile").read_text()
+    (command,) = re.findall(rf"^{model.name.upper()} := (.*?[^\\])$", text, re.MULTILINE | re.DOTALL)
+    card = " ".join((model / directory.CARD).read_text().split())
+    for option in re.findall(r"--[a-z-]+ [\w.]+", command.replace("\\\n", " ").replace("$(PAIRS)/", "")):
+        assert option in card
+
+
+def test_every_shipped_model_is_in_both_distributions():
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    for name in catalog.SHIPPED:
+        assert targets["wheel"]["force-include"][f"checkpoints/{name}"] == f"attncli/checkpoints/{name}"
+        assert f"/checkpoints/{name}" in targets["sdist"]["include"]
 
 
 @pytest.fixture
