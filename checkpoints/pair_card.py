@@ -7,19 +7,20 @@ tatoeba-en-de.test.tsv and align-de-en.gold.tsv.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import attncli
 from attncli.checkpoint.load import LoadedModel, load_model
-from attncli.evaluation.alignment import Links
+from attncli.evaluation.alignment import LINK_METHODS, LinkMethod, Links
 from attncli.evaluation.alignment_baselines import compare_with_baselines
 from attncli.evaluation.evaluate_pairs import score_pairs
 from attncli.evaluation.pair_words import Split
 from attncli.evaluation.translation import NotScored, References, TranslationScore, references_of
 from attncli.evaluation.translation_judgement import TranslationJudgement, judge_translations
-from attncli.model.backend import TorchBackend
+from attncli.generation.loading import backend_for
 from attncli.text.pair_tokens import tokenize_pairs
 from attncli.text.pairs import Pairs, read_pairs
 from attncli.text.progress import Progress, ProgressMeter
@@ -94,8 +95,7 @@ def judged(
     loaded: LoadedModel, references: References, train: Sequence[tuple[str, str]] = (), beams: int = 1
 ) -> TranslationJudgement:
     """Returns the scores of the translations of all sources, as `attncli eval` computes them."""
-    backend = TorchBackend(loaded.model)
-    return judge_translations(lambda sources: translate(loaded, backend, sources, beams), references, train)
+    return judge_translations(partial(translate, loaded, backend_for(loaded.model), beams=beams), references, train)
 
 
 def scored(score: TranslationScore | NotScored | None) -> TranslationScore:
@@ -149,7 +149,7 @@ def error_rates(model: Path, folder: Path, train: Pairs) -> str:
         compare_with_baselines(links_of(model, tatoeba_texts(test), "words"), tatoeba, training),
         compare_with_baselines(links_of(model, spaced, "spaces"), europarl, training),
     ]
-    rows = {"`attncli align`": [one.model for one in compared]}
+    rows = {f"`attncli align --method {method}`": [one.methods[method] for one in compared] for method in LINK_METHODS}
     rows |= {name: [one.baselines[name] for one in compared] for name in compared[0].baselines}
     return (
         f"| alignment error rate, in % | {len(tatoeba)} test pairs | {len(europarl)} pairs of Europarl |\n"
@@ -158,20 +158,25 @@ def error_rates(model: Path, folder: Path, train: Pairs) -> str:
             f"| {name} | {' | '.join(f'{100 * score.error_rate:.1f}' for score in scores)} |\n"
             for name, scores in rows.items()
         )
-        + f"\nIBM Model 1 and the HMM were trained on these pairs and the {len(training):,} training pairs.\n"
+        + "\n`attncli align` was given these pairs alone. The HMM and IBM Model 1 were trained on these pairs and the "
+        f"{len(training):,} training pairs.\n"
     )
 
 
-def links_of(model: Path, texts: Sequence[tuple[str, str]], split: Split) -> list[Links]:
-    """Returns the links of each pair, as `attncli align` makes them."""
+def links_of(model: Path, texts: Sequence[tuple[str, str]], split: Split) -> dict[LinkMethod, list[Links]]:
+    """Returns the links of each pair, as each method of `attncli align` makes them."""
+    translator = attncli.load(model)
     sources, targets = [source for source, _ in texts], [target for _, target in texts]
-    return [frozenset(one.links) for one in attncli.load(model).align(sources, targets, split=split)]
+    return {
+        method: [frozenset(one.links) for one in translator.align(sources, targets, method=method, split=split)]
+        for method in LINK_METHODS
+    }
 
 
 def samples(loaded: LoadedModel, train: Pairs) -> str:
     """Returns the greedy translations of SENTENCES, and how many of them are training sources."""
     known = {source for source, _ in train}
-    made = translate(loaded, TorchBackend(loaded.model), SENTENCES)
+    made = translate(loaded, backend_for(loaded.model), SENTENCES)
     seen = sum(sentence in known for sentence in SENTENCES)
     rows = "".join(f"| {source} | {target} |\n" for source, target in zip(SENTENCES, made, strict=True))
     return (
