@@ -60,7 +60,7 @@ def heading(
     """
     unit, counted = "token" if tokens is None else "word", plural(len(axes.columns), "token")
     if axes.part in ("cross", "both"):
-        counted = f"{axes.sources or len(axes.columns)} to {plural(len(axes.rows), unit)}"
+        counted = f"{axes.sources or len(axes.columns)} → {plural(len(axes.rows), unit)}"
     elif tokens is not None:
         counted = f"{plural(len(axes.columns), 'word')} of {plural(tokens, 'token')}"
     facts = f"{shape_of(model, layers, heads, encoder_layers)} · {counted}"
