@@ -174,8 +174,7 @@ def _unigram(data: bytes, where: Path) -> Backend:
             vocabulary.append((piece, len(piece.encode()) * best - _SHARE_OF_BEST))
         elif type_ == _NORMAL and piece:
             vocabulary.append((piece, score))
-    metaspace: dict[str, Any] = {"type": "Metaspace", "replacement": _SPACE, "split": False}
-    metaspace["prepend_scheme"] = "always" if normalization.prefix else "never"
+    metaspace = {"type": "Metaspace", "replacement": _SPACE, "split": False, "prepend_scheme": "never"}
     document: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [],
@@ -203,7 +202,10 @@ class _Normalization:
             steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(self.table).decode()})
         if self.no_extra_spaces:
             steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-            steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+            # the library's Strip would also remove other white space than U+0020, which SentencePiece keeps
+            steps.append({"type": "Replace", "pattern": {"Regex": r"\A | \z"}, "content": ""})
+        if self.prefix:  # Metaspace would add '▁' only to a text that does not begin with a space
+            steps.append({"type": "Prepend", "prepend": _SPACE})
         return steps
 
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
@@ -83,6 +83,8 @@ def test_ids_and_decoding_are_those_of_transformers(both, text):
         st.one_of(st.sampled_from(["dog", " The", "ein ", "M", "ä", ".", " "]), st.characters(codec="utf-8"))
     ).map("".join)
 )
+@example(text="\x85")  # white space that the normalization keeps
+@example(text=" \x85dog\x85 ")
 def test_ids_of_any_text_are_those_of_transformers(both, text):
     if not any(name in text for name in ("▁", ">>")):  # the library's own marks
         check(both, text)
@@ -165,7 +167,7 @@ def test_other_kinds_of_models_are_refused(tmp_path, options):
 def test_every_normalization_is_that_of_transformers(tmp_path, options):
     write_pieces(tmp_path, {side: train_pieces(texts, **options) for side, texts in SIDES.items()})
     both = ModelFolder(tmp_path).tokenizer(), read_by_them(tmp_path)
-    for text in ("A dog runs.", "two  dogs", "naïve ﬁne", "a  b c"):
+    for text in ("A dog runs.", "two  dogs", "naïve ﬁne", "a  b c", "\ta\u2003b\n", "\u00a0 a \u3000", "\x85\n\n"):
         check(both, text)
 
 
