@@ -24,7 +24,7 @@ from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
 from attncli.errors import UsageProblem
 from attncli.evaluation.aligning import Alignment, align_pairs
-from attncli.evaluation.alignment import LINK_METHODS, LinkMethod
+from attncli.evaluation.alignment import LINK_METHODS, LinkMethod, default_method
 from attncli.evaluation.cross_attention import require_encoder_decoder
 from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.head_choice import choose_heads, sample_of, selections_of
@@ -176,67 +176,45 @@ class Model:
         tokens = tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer)
         return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
 
-    @overload
-    def align(
-        self,
-        source: str,
-        target: str,
-        *,
-        heads: Sequence[tuple[int, int]] = (),
-        layer: int | None = None,
-        shift: str | None = None,
-        method: LinkMethod | None = None,
-        split: Split = "words",
-    ) -> Alignment: ...
-    @overload
-    def align(
-        self,
-        source: list[str],
-        target: list[str],
-        *,
-        heads: Sequence[tuple[int, int]] = (),
-        layer: int | None = None,
-        shift: str | None = None,
-        method: LinkMethod | None = None,
-        split: Split = "words",
-    ) -> list[Alignment]: ...
-    def align(
-        self,
-        source: str | list[str],
-        target: str | list[str],
-        *,
-        heads: Sequence[tuple[int, int]] = (),
-        layer: int | None = None,
-        shift: str | None = None,
-        method: LinkMethod | None = None,
-        split: Split = "words",
-    ) -> Alignment | list[Alignment]:
-        """Links the words of a source and its translation. Lists of texts give a list of Alignments.
+    def align(self, source: str, target: str, **settings: Any) -> Alignment:
+        """Links the words of a source and its translation. The settings are the keywords of `align_all`."""
+        return self.align_all([source], [target], **settings)[0]
 
-        An Alignment has the words of both sides, their `links` and `weights`. `method` is combined (the default),
-        predictions or attention, as in `attncli align`. The more pairs are given, the better are the links of combined.
-        `heads`, a `layer` or a `shift` select attention, and restrict the choice of heads, which is made on the given
-        pairs. `split` is words, spaces or tokens.
+    def align_all(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        heads: Sequence[tuple[int, int]] = (),
+        layer: int | None = None,
+        shift: str | None = None,
+        method: LinkMethod | None = None,
+        split: Split = "words",
+    ) -> list[Alignment]:
+        """Links the words of each source and its translation.
+
+        An Alignment has the words of both sides, their `links` and `weights`. `method` is combined, predictions or
+        attention, as in `attncli align`; by default combined, or predictions for fewer than 30 pairs. The more pairs
+        are given, the better are the links of combined. `heads`, a `layer` or a `shift` select attention, and restrict
+        the choice of heads, which is made on the given pairs. `split` is words, spaces or tokens.
 
         Raises UsageProblem for a model without cross-attention, or for a head or method that does not exist, BadInput
         for a text without words or longer than the context.
         """
+        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
+            raise UsageProblem("align_all needs as many targets as sources.", "Give two lists of texts.")
         asked = bool(heads) or layer is not None or shift is not None
-        method = method or ("attention" if asked else "combined")
+        method = method or default_method(len(sources), attention=asked)
         if method not in LINK_METHODS or (asked and method != "attention"):
             hint = "Heads, layers and shifts are those of attention." if asked else f"Give {', '.join(LINK_METHODS)}."
             raise UsageProblem(f"The method {method} is not one that can be used here.", hint)
         loaded = self._read("float32")
         require_encoder_decoder(loaded.model, loaded.name)
-        texts = [[side] if isinstance(side, str) else side for side in (source, target)]
-        if len(texts[0]) != len(texts[1]):
-            raise UsageProblem("align needs as many targets as sources.", "Give two texts, or two lists of texts.")
         candidates = selections_of(loaded.model, heads, layer, shift)
-        pairs = [words_of_pair(*pair, loaded, split) for pair in zip(texts[0], texts[1], strict=True)]
+        pairs = [words_of_pair(*pair, loaded, split) for pair in zip(sources, targets, strict=True)]
         compared = [pairs[at] for at in sample_of(len(pairs))] if method == "attention" else []
         selected = choose_heads(loaded.model, compared, candidates).selected if compared else None
-        found = list(align_pairs(loaded.model, pairs, method, selected))
-        return found[0] if isinstance(source, str) else found
+        return list(align_pairs(loaded.model, pairs, method, selected))
 
     def next(
         self,

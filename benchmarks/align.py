@@ -27,12 +27,13 @@ from functools import partial
 from pathlib import Path
 
 from attncli.evaluation.alignment import (
-    SYMMETRIZATIONS,
     AlignmentScore,
     GoldLinks,
     GoldPair,
     Links,
     diagonal,
+    grow_diagonal_final,
+    intersection,
     parse_links,
     read_gold,
     score_links,
@@ -43,7 +44,7 @@ from attncli.text.words import split_words
 
 GOLD = Path(__file__).with_name("align_gold.tsv")
 TRAIN, TEST, EUROPARL = "tatoeba-en-de.train.tsv.xz", "tatoeba-en-de.test.tsv.xz", "align-de-en.gold.tsv"
-UNITED = ("intersection", "grow-diag-final-and")
+UNITED = {"intersection": intersection, "grow-diag-final-and": grow_diagonal_final}
 Both = tuple[list[Links], list[Links]]  # the links of the first pairs, in both directions
 Method = Callable[[Sequence[WordPair], int], Both]  # gets all pairs, and the number of pairs whose links are wanted
 
@@ -196,8 +197,8 @@ def scores_of(method: Method, pairs: Sequence[WordPair], golds: Sequence[Sequenc
     cells, first = [], 0
     for gold in golds:
         part = slice(first, first := first + len(gold))
-        for unite in UNITED:
-            found = [SYMMETRIZATIONS[unite](*both) for both in zip(forward[part], backward[part], strict=True)]
+        for unite in UNITED.values():
+            found = [unite(*both) for both in zip(forward[part], backward[part], strict=True)]
             cells.append(percentages(score_links(found, [pair.links for pair in gold])))
     return cells
 

@@ -168,7 +168,7 @@ def links_of(model: Path, texts: Sequence[tuple[str, str]], split: Split) -> dic
     translator = attncli.load(model)
     sources, targets = [source for source, _ in texts], [target for _, target in texts]
     return {
-        method: [frozenset(one.links) for one in translator.align(sources, targets, method=method, split=split)]
+        method: [frozenset(one.links) for one in translator.align_all(sources, targets, method=method, split=split)]
         for method in LINK_METHODS
     }
 

@@ -10,7 +10,7 @@ from attncli.config import CorpusConfig
 from attncli.config.limits import at_least
 from attncli.config.option import argument, check, option, option_from
 from attncli.errors import UsageProblem
-from attncli.evaluation.alignment import LINK_METHODS, LinkMethod
+from attncli.evaluation.alignment import FEWEST_PAIRS, LINK_METHODS, SHIFTS, LinkMethod, Shift
 from attncli.evaluation.pair_words import SPLITS, Split
 
 _FILES = "Files of pairs: lines of a source, a tab and a target, or JSON Lines; - for standard input."
@@ -21,7 +21,8 @@ _TRAIN = "Also train the HMM, and with --gold IBM Model 1, on this file of pairs
 _SPLIT = "What is aligned: words and punctuation marks, the words between spaces, or the tokens of the model."
 _METHOD = (
     "How words are linked: by what predictions lose without a source word combined with an HMM, by these predictions "
-    "alone, or by attention. Unset: combined, or attention if heads are given."
+    f"alone, or by attention. Unset: combined; predictions if fewer than {FEWEST_PAIRS} pairs train the HMM; attention "
+    "if heads are given."
 )
 _HEAD = "Read this head of cross-attention, such as 2.3 for head 3 of layer 2. Several heads are averaged."
 _LAYER = "Read the mean of all heads of this layer."
@@ -36,27 +37,22 @@ class MethodOptions:
     method: LinkMethod | None = option(None, _METHOD, choices=LINK_METHODS)
     head: tuple[str, ...] = option((), _HEAD, metavar="L.H")
     layer: int | None = option(None, _LAYER, limit=at_least(0), rare=True)
-    shift: str | None = option(None, _SHIFT, choices=("output", "input"), rare=True)
+    shift: Shift | None = option(None, _SHIFT, choices=SHIFTS, rare=True)
 
     def __post_init__(self) -> None:
         check(self)
         if self.head and self.layer is not None:
             raise UsageProblem("--head and --layer cannot be combined.", "Give one of them.")
-        if self.method not in (None, "attention") and self._attention:
+        if self.method not in (None, "attention") and self.attention:
             raise UsageProblem(
                 f"--method {self.method} reads no attention, and --head, --layer and --shift choose where it is read.",
                 "Leave them out, or give --method attention.",
             )
 
     @property
-    def _attention(self) -> bool:
+    def attention(self) -> bool:
         """Whether an option restricts the choice of heads."""
         return bool(self.head) or self.layer is not None or self.shift is not None
-
-    @property
-    def chosen(self) -> LinkMethod:
-        """The method that links words."""
-        return self.method or ("attention" if self._attention else "combined")
 
     @property
     def heads(self) -> tuple[tuple[int, int], ...]:
@@ -87,18 +83,19 @@ def align(
         raise UsageProblem("Give pairs in one way: FILE, --source with --target, or --gold.", _EXAMPLE)
     if (source is None) != (target is None):
         raise UsageProblem("--source and --target are given together.", "Add the other file.")
-    if gold is None and method.chosen != "combined":
-        given.refuse(("train_file",), f"The method {method.chosen} trains nothing")
+    chosen = method.method or ("attention" if method.attention else None)
+    if gold is None and chosen not in (None, "combined"):
+        given.refuse(("train_file",), f"The method {chosen} trains nothing")
     if split == "tokens":
         given.refuse(("train_file",), "The HMM is trained on words, and --split tokens links tokens")
     if gold is not None:
         given.refuse(("split",), "Gold links count the words between spaces")
     heads = method.heads
-    from attncli.cli.bodies.align import Asked, read_gold_texts, read_texts, run
+    from attncli.cli.bodies.align import Asked, read_gold_pairs, read_pairs_to_align, run
 
     config = CorpusConfig(encoding=encoding)
     if gold is not None:
-        texts = read_gold_texts(gold, train_file, config)
+        pairs = read_gold_pairs(gold, train_file, config)
     else:
-        texts = read_texts(files, source, target, split, train_file, config)
-    run(model_source, texts, Asked(method.chosen, heads, method.layer, method.shift), json=json)
+        pairs = read_pairs_to_align(files, source, target, split, train_file, config)
+    run(model_source, pairs, Asked(chosen, heads, method.layer, method.shift), json=json)

@@ -2,13 +2,14 @@
 
 A link (i, j) says that word i of the source corresponds to word j of the target; both count from 0. A gold alignment
 has sure links, which everybody would make, and possible links, for phrases that correspond only as a whole. This module
-names the methods that find links with a model (`aligning`), and knows no more of them. It imports no torch.
+names the methods that find links with a model (`aligning`) and chooses the default, and knows no more of them. It
+imports no torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,6 +20,9 @@ Link = tuple[int, int]  # (word of the source, word of the target)
 Links = frozenset[Link]
 LinkMethod = Literal["combined", "predictions", "attention"]
 LINK_METHODS: tuple[LinkMethod, ...] = get_args(LinkMethod)
+Shift = Literal["output", "input"]  # cross-attention is read where a target word is predicted, or where it is read
+SHIFTS: tuple[Shift, ...] = get_args(Shift)
+FEWEST_PAIRS = 30  # from which an HMM learns more than the model's own predictions say
 
 _LINK = re.compile(r"(\d{1,9})([-p?])(\d{1,9})", re.ASCII)
 _NEIGHBORS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -66,6 +70,15 @@ class AlignmentScore:
         """The alignment error rate: 0 is perfect, 1 the worst. Without possible links, it is 1 - F1."""
         of = self.links + self.sure
         return 1 - (self.sure_found + self.possible_found) / of if of else 0.0
+
+
+def default_method(pairs: int, attention: bool = False) -> LinkMethod:
+    """Returns the method that is used if none is chosen.
+
+    `pairs` is the number of pairs that an HMM would be trained on; from few pairs it learns little. `attention` says
+    that heads, a layer or a shift were chosen, which only attention has.
+    """
+    return "attention" if attention else "combined" if pairs >= FEWEST_PAIRS else "predictions"
 
 
 def parse_links(line: str) -> GoldLinks:
@@ -140,11 +153,6 @@ def intersection(forward: Links, backward: Links) -> Links:
     return forward & backward
 
 
-def union(forward: Links, backward: Links) -> Links:
-    """Returns the links of either direction."""
-    return forward | backward
-
-
 def grow_diagonal(forward: Links, backward: Links) -> Links:
     """Returns the intersection, grown by links of the union that touch it (grow-diag: Koehn et al., 2003).
 
@@ -177,14 +185,6 @@ def grow_diagonal_final(forward: Links, backward: Links) -> Links:
             sources.add(i)
             targets.add(j)
     return frozenset(links)
-
-
-SYMMETRIZATIONS: dict[str, Callable[[Links, Links], Links]] = {
-    "intersection": intersection,
-    "union": union,
-    "grow-diag": grow_diagonal,
-    "grow-diag-final-and": grow_diagonal_final,
-}
 
 
 def _gold_pair(line: str, place: str) -> GoldPair:

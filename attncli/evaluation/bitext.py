@@ -75,14 +75,6 @@ class Bitext:
         """Returns the sum of the values (C,) of all cells of each pair of words: (E,)."""
         return np.bincount(self.cells, values, len(self.keys)).astype(np.float64, copy=False)
 
-    def find(self, source: str, target: str) -> int | None:
-        """Returns the index of a pair of words among the E pairs, or None if the words never occur together."""
-        if source not in self.sources or target not in self.targets:
-            return None
-        key = self.sources[source] * len(self.targets) + self.targets[target]
-        at = int(np.searchsorted(self.keys, key))
-        return at if at < len(self.keys) and self.keys[at] == key else None
-
     def _ids(self, pairs: Sequence[WordPair], numbers: Sequence[int]) -> tuple[Ids, Ids]:
         """Returns the word ids of the sources (N, S) and of the targets (N, T) of pairs of the same two lengths."""
         return (

@@ -1,7 +1,7 @@
 """The cross-attention of an encoder-decoder, from the words of a translation to the words of its source.
 
 The decoder reads the given translation (teacher forcing), so each target token is at two positions: the model predicts
-the token as the output of one position, and reads it as the input of the next position. `Shift` chooses the position at
+the token as the output of one position, and reads it as the input of the next position. A shift chooses the position at
 which attention is read (Chen et al., 2020, arXiv 2004.14837). Weights are summed over the tokens of a source word, and
 averaged over the tokens of a target word. Pairs of similar length are computed in one batch, and one layer at a time,
 so memory does not grow with the number of pairs.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ from attncli.evaluation.pair_words import Sentence, WordsOfPair
 from attncli.model.attention import Attention, AttentionSteps, Observer, Part
 from attncli.model.transformer import Transformer
 
-Shift = Literal["output", "input"]
-SHIFTS: tuple[Shift, ...] = get_args(Shift)
 Receive = Callable[[int, Tensor], None]  # gets a layer and its word weights (2, B, H, J, I), one for each shift
 
 _TOKENS_AT_ONCE = 4096  # the most tokens of a batch, with padding
@@ -61,16 +58,19 @@ def batches_of(pairs: Sequence[WordsOfPair], model: Transformer, rows: bool = Fa
     With `rows`, the batches are smaller, because each pair is computed once more for each of its source words.
     """
     order = sorted(range(len(pairs)), key=lambda at: (len(pairs[at].target.ids), len(pairs[at].source.ids), at))
-    heads, some, sizes = model.config.heads, list[int](), (0, 0)
+    heads, some, sizes = model.config.heads, list[int](), (0, 0, 0)
     for at in order:
         pair = pairs[at]
-        grown = max(sizes[0], len(pair.source.ids)), max(sizes[1], len(pair.target.ids))
-        copies = (len(some) + 1) * (1 + grown[0] if rows else 1)
-        if some and (copies * max(grown) > _TOKENS_AT_ONCE or copies * heads * grown[0] * grown[1] > _ELEMENTS_AT_ONCE):
+        own = len(pair.source.ids), len(pair.target.ids), len(pair.source.words)
+        sources, targets, words = (max(both) for both in zip(sizes, own, strict=True))
+        copies = (len(some) + 1) * (1 + words if rows else 1)
+        tokens = copies * max(sources, targets)
+        if some and (tokens > _TOKENS_AT_ONCE or copies * heads * sources * targets > _ELEMENTS_AT_ONCE):
             yield _batch(some, pairs, model.device)
-            some, grown = [], (len(pair.source.ids), len(pair.target.ids))
+            some, sizes = [], own
+        else:
+            sizes = sources, targets, words
         some.append(at)
-        sizes = grown
     if some:
         yield _batch(some, pairs, model.device)
 

@@ -75,11 +75,6 @@ class Aligner:
                 direction.add_jumps()
             self.nats += [self._train(agree) for _ in range(rounds)]
 
-    def probability(self, source: str, target: str) -> float:
-        """Returns p(target | source), the probability that a source word generates a target word."""
-        at = self._text.find(source, target)
-        return 0.0 if at is None else float(self._directions[0].table[at])
-
     def links(self, most: int | None = None) -> tuple[list[Links], list[Links]]:
         """Returns the links of the first `most` pairs, by default of all, in both directions.
 

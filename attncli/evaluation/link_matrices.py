@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attncli.evaluation.alignment import Links, grow_diagonal_final, intersection
-from attncli.evaluation.cross_attention import SHIFTS, PairBatch, Shift, prediction_drops, read_weights
+from attncli.evaluation.alignment import SHIFTS, Links, Shift, grow_diagonal_final, intersection
+from attncli.evaluation.cross_attention import PairBatch, prediction_drops, read_weights
 from attncli.model.transformer import Transformer
 
 Floats = NDArray[np.floating[Any]]

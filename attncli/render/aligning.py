@@ -33,15 +33,16 @@ _NAMED = 8  # heads that are listed by name
 _REFERENCES = {"hmm": "an HMM that was trained on the pairs", "prediction": _DROPS}
 
 
-def links_note(method: LinkMethod, choice: Choice | None, pairs: int) -> str:
+def links_note(method: LinkMethod, choice: Choice | None, pairs: int, default: bool = False) -> str:
     """Returns in a sentence where the links come from: for attention, the choice of heads with its criterion.
 
-    `pairs` is the number of pairs that the HMM of "combined" is trained on.
+    `pairs` is the number of pairs that the HMM of "combined" is trained on. `default` says that no method was chosen.
     """
     if method == "combined":
         return f"links are those of an HMM, trained on {plural(pairs, 'pair')}, whose prior is {_DROPS}"
     if method == "predictions" or choice is None:
-        return f"links are read from {_DROPS}"
+        why = f"; {plural(pairs, 'pair')} are too few for --method combined" if default else ""
+        return f"links are read from {_DROPS}{why}"
     note = f"links are read from cross-attention of {_heads(choice.selected)}, {_READ_WHERE[choice.selected.shift]}"
     if choice.value is None or choice.criterion is None:
         return note

@@ -51,8 +51,21 @@ def test_a_line_of_links_for_each_pair(method, note, model, pairs, capsys):
         assert {i for i, _ in links} <= set(range(sizes[0]))
         assert {j for _, j in links} <= set(range(sizes[1]))
     assert note in err
-    if method == "combined":
-        assert ask(capsys, "align", pairs, "-m", model)[1] == out
+
+
+def test_few_pairs_are_aligned_by_predictions_and_many_by_an_hmm_too(model, pairs, tmp_path, capsys):
+    chosen = ask(capsys, "align", pairs, "-m", model, "--method", "predictions")
+    code, out, err = ask(capsys, "align", pairs, "-m", model)
+    assert (code, out) == chosen[:2]
+    assert "2 pairs are too few for --method combined" in err
+    assert "too few" not in chosen[2]
+    (tmp_path / "more.tsv").write_text("".join(f"no {at}\tnein {at}\n" for at in range(28)))
+    train = ["--train-file", str(tmp_path / "more.tsv")]
+    assert "an HMM, trained on 30 pairs" in ask(capsys, "align", pairs, "-m", model, *train)[2]
+    sources, targets = zip(*(line.split("\t") for line in PAIRS.splitlines() * 15 if line), strict=True)
+    for count, method in ((29, "predictions"), (30, "combined")):
+        found = [attncli.load(model).align_all(sources[:count], targets[:count], method=one) for one in (None, method)]
+        assert [one.links for one in found[0]] == [one.links for one in found[1]]
 
 
 def test_the_document_the_library_and_two_files_give_the_same_links(model, pairs, tmp_path, capsys):
@@ -64,7 +77,7 @@ def test_the_document_the_library_and_two_files_give_the_same_links(model, pairs
     assert document["choice"]["heads"] == [[1, 2]]
     assert document["method"] == "attention"
     rows = [line.split("\t") for line in PAIRS.splitlines() if line]
-    found = attncli.load(model).align(*map(list, zip(*rows, strict=True)), heads=[(1, 2)], shift="input")
+    found = attncli.load(model).align_all(*map(list, zip(*rows, strict=True)), heads=[(1, 2)], shift="input")
     for alignment, pair in zip(found, document["pairs"], strict=True):
         assert [list(link) for link in alignment.links] == pair["links"]
         assert list(alignment.link_weights) == pytest.approx(pair["weights"], abs=1e-6)
@@ -83,7 +96,7 @@ def test_one_pair_in_the_library(model):
         with pytest.raises(UsageProblem, match="is not one that can be used here"):
             attncli.load(model).align("The dog sleeps.", "Der Hund schläft.", **asked)
     with pytest.raises(UsageProblem, match="as many targets as sources"):
-        attncli.load(model).align(["a", "b"], ["a"])
+        attncli.load(model).align_all(["a", "b"], ["a"])
 
 
 def test_every_key_of_the_document_is_explained(model, tmp_path, capsys):

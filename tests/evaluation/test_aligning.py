@@ -20,7 +20,7 @@ from attncli.evaluation.cross_attention import batches_of, prediction_drops, rea
 from attncli.evaluation.head_choice import agreement, choose_heads, head_of_pair, sample_of, selections_of
 from attncli.evaluation.ibm import Aligner
 from attncli.evaluation.link_matrices import HeadSelection, best_words, drops_of, linked, links_of_drops
-from attncli.evaluation.pair_words import sentence_of, tokens_of_pair, words_of_pair
+from attncli.evaluation.pair_words import Sentence, WordsOfPair, sentence_of, tokens_of_pair, words_of_pair
 from attncli.text.tokenizer_training import byte_tokenizer
 from attncli.text.words import split_words
 from tests.support.models import ENCODER_DECODERS, tiny_model
@@ -68,6 +68,16 @@ def test_the_tokens_of_a_word_cover_the_word(text):
     assert found.ids == tuple(tokenizer.encode(text))
     for word, span in zip(found.words, found.spans, strict=True):
         assert word in tokenizer.decode(found.ids[span.start : span.stop])
+
+
+def test_a_batch_is_bounded_by_its_words_if_words_share_tokens(monkeypatch):
+    """Each pair has one source token, 30 words and one target token; a batch of one has 31 copies of 1 token."""
+    side = Sentence((1,), ("w",) * 30, (range(1),) * 30)
+    pairs = [WordsOfPair(side, Sentence((1,), ("w",), (range(1),)))] * 8
+    monkeypatch.setattr("attncli.evaluation.cross_attention._TOKENS_AT_ONCE", 62)
+    model = encoder_decoder()
+    assert [len(batch.ids) for batch in batches_of(pairs, model, rows=True)] == [2] * 4
+    assert [len(batch.ids) for batch in batches_of(pairs, model)] == [8]
 
 
 def test_the_kinds_of_words():

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from attncli.errors import BadInput
 from attncli.evaluation.alignment import (
-    SYMMETRIZATIONS,
     GoldLinks,
+    default_method,
     diagonal,
     format_links,
+    grow_diagonal,
+    grow_diagonal_final,
+    intersection,
     parse_links,
     read_gold,
     score_links,
@@ -121,16 +124,20 @@ def test_the_diagonal_links_every_word(sources, targets):
 
 @given(links, links)
 def test_every_union_of_directions_is_between_the_intersection_and_the_union(forward, backward):
-    both = [unite(forward, backward) for unite in SYMMETRIZATIONS.values()]
-    core, every, grown, final = both
+    ways = intersection, grow_diagonal, grow_diagonal_final
+    core, grown, final = (unite(forward, backward) for unite in ways)
     assert core == forward & backward
-    assert every == forward | backward
-    assert core <= grown <= final <= every
-    assert all(unite(forward, forward) == forward for unite in SYMMETRIZATIONS.values())
+    assert core <= grown <= final <= forward | backward
+    assert all(unite(forward, forward) == forward for unite in ways)
 
 
 def test_links_grow_from_the_intersection():
     """(1, 2) touches (0, 1), and word 2 of the target has no link yet; (4, 4) touches nothing, and is added last."""
     forward, backward = frozenset({(0, 1), (1, 2), (4, 4)}), frozenset({(0, 1), (0, 4)})
-    assert SYMMETRIZATIONS["grow-diag"](forward, backward) == {(0, 1), (1, 2)}
-    assert SYMMETRIZATIONS["grow-diag-final-and"](forward, backward) == {(0, 1), (1, 2), (4, 4)}
+    assert grow_diagonal(forward, backward) == {(0, 1), (1, 2)}
+    assert grow_diagonal_final(forward, backward) == {(0, 1), (1, 2), (4, 4)}
+
+
+def test_the_default_method_combines_with_an_hmm_if_the_pairs_can_train_one():
+    assert [default_method(pairs) for pairs in (0, 29, 30, 3000)] == ["predictions"] * 2 + ["combined"] * 2
+    assert default_method(3000, attention=True) == "attention"
