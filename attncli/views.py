@@ -409,19 +409,33 @@ def _part(view: View, options: ViewOptions) -> AttentionPart | None:
     return part
 
 
+def _row_of(reading: Reading, rows: Sequence[Piece], token: str) -> int:
+    """Returns the index of the row that a user names. Rows of a translation are tokens of its target or its source."""
+    from attncli.explain.locate import find_token
+
+    if reading.translation is None or reading.of_encoder:
+        return find_token(rows, token, reading.axes.first, "text" if reading.translation is None else "source text")
+    try:
+        return find_token(rows, token, reading.axes.first, "target text")
+    except UsageProblem as problem:
+        message, hint = problem.message, problem.hint
+        raise UsageProblem.naming(
+            lambda name: (message, f"{hint} For a token of the source text, add {name('part')} encoder.")
+        ) from None
+
+
 def request(reading: Reading, tokenizer: Tokenizer, token: str | None, options: ViewOptions) -> Request:
     """Returns the input of a view for a reading and its options.
 
     `token` is the token in focus, as an index or a word; None is the default row of the reading. With `options.words`,
     an index counts words. Raises UsageProblem for an index or a word that the text does not have.
     """
-    from attncli.explain.locate import find_token
     from attncli.explain.question import Focus
     from attncli.explain.words import joined, word_spans
 
     spans = word_spans(reading) if options.words else None
     rows = joined(reading.axes.rows, spans.rows) if spans else reading.axes.rows
-    index = None if token is None else find_token(rows, token, reading.axes.first)
+    index = None if token is None else _row_of(reading, rows, token)
     layer, head = options.place()
     if head is not None and len(reading.parts) > 1:
         raise UsageProblem.naming(

@@ -34,6 +34,7 @@ def ablate(
     part: AttentionPart | None = option(None, _PART, choices=PARTS),
     token: str | None = option(None, _TOKEN),
     target: str | None = option(None, _TARGET, metavar="TEXT", rare=True),
+    pair: str | None = option(None, "For BERT: the second text of a pair.", metavar="TEXT", rare=True),
     with_: Replacement = option("zero", _WITH, choices=REPLACEMENTS, rare=True),
     json: bool = JSON,
     given: Given,
@@ -51,4 +52,4 @@ def ablate(
     read = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.bodies.ablate import run
 
-    run(read, source, heads, edge, token, with_, part, target, json=json)
+    run(read, source, heads, edge, token, with_, part, target, pair, json=json)

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from attncli.errors import UsageProblem
 from attncli.explain.question import refuse_missing
 from attncli.text.tokenizer import Piece
 
 Span = tuple[int, int]  # the first and the last token of a word
+TextKind = Literal["text", "source text", "target text"]
 _LISTED = 24  # tokens named in an error
 
 
-def find_token(pieces: Sequence[Piece], name: str, first: int = 0) -> int:
+def find_token(pieces: Sequence[Piece], name: str, first: int = 0, text: TextKind = "text") -> int:
     """Returns the index in `pieces` of the token that a user names by an index or by a word.
 
     If the word has several tokens, returns the index of the last one. The user counts the tokens from `first`.
 
     Raises UsageProblem when the text has no such token, or several.
     """
-    return find_span(pieces, name, first)[1]
+    return find_span(pieces, name, first, text)[1]
 
 
-def find_span(pieces: Sequence[Piece], name: str, counted_from: int = 0) -> Span:
+def find_span(pieces: Sequence[Piece], name: str, counted_from: int = 0, text: TextKind = "text") -> Span:
     """Returns the indices of the first and the last token of the word that a user names.
 
-    If the user gives the index of a token, counted from `counted_from`, both indices are of this token. Raises
-    UsageProblem when the text has no such token, or several.
+    If the user gives the index of a token, counted from `counted_from`, both indices are of this token. `text`
+    names the text in errors. Raises UsageProblem when the text has no such token, or several.
     """
     if re.fullmatch(r"-?[0-9]{1,9}", name):
         index = int(name) - counted_from
@@ -42,7 +44,7 @@ def find_span(pieces: Sequence[Piece], name: str, counted_from: int = 0) -> Span
         raise UsageProblem(f"{name!r} occurs {len(spans)} times.", f"Name the token by its index: {found}.")
     listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED], counted_from))
     more = " …" if len(pieces) > _LISTED else ""
-    raise UsageProblem(f"There is no token {name!r} in the text.", f"The tokens are {listed}{more}.")
+    raise UsageProblem(f"There is no token {name!r} in the {text}.", f"The tokens are {listed}{more}.")
 
 
 def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:

@@ -22,11 +22,11 @@ _LEAST_BAR, _MOST_BAR = 3, 16
 
 
 def candidates_screen(
-    candidates: Candidates, pieces: Sequence[Piece], model: str, width: int, target: Sequence[Piece] | None = None
+    candidates: Candidates, pieces: Sequence[Piece], model: str, width: int, target: Sequence[Piece] = ()
 ) -> RenderableType:
     """Returns the screen. Leaves out temperatures that do not fit, and the bars if there is no room.
 
-    `target` are the tokens of a translation so far; None for a model that does not translate.
+    `target` are the tokens of a translation so far.
     """
     label = max(cell_len(text) for text in ("others", *map(_label, candidates.tokens)))
     label = min(label, _LABEL if width >= _WIDE else _SHORT_LABEL)
@@ -46,7 +46,7 @@ def candidates_screen(
     return Group(
         Text(fit(facts, width), "bold"),
         Text(fit("|".join(token_label(piece) for piece in pieces), width), "dim"),
-        *([] if target is None else [Text(fit(f"→ {'|'.join(map(token_label, target))}", width), "dim")]),
+        *([Text(fit(f"→ {'|'.join(map(token_label, target))}", width), "dim")] if target else []),
         Text(),
         Text(fit(_title(candidates, pieces), width), TITLE),
         table,

@@ -224,5 +224,5 @@ def result_document(
         "validation": result.best.figures(),
         "validation_share": share,
         "sample": None if examples else sample,
-        "translations": [asdict(example) for example in examples] or None,
+        "examples": [asdict(example) for example in examples] or None,
     }

@@ -158,6 +158,12 @@ def test_ablation_changes_the_masked_word(bert, capsys):
     assert len(found["effects"]) == 8
     assert run(["ablate", "The [MASK] barked.", "-m", str(bert[1]), "--edge", "1:barked"]) == 0
     assert "Candidates for ␣[MASK] [2]" in capsys.readouterr().out
+    paired = told(capsys, "ablate", "The [MASK] barked.", "--pair", PAIR, "-m", str(bert[1]), "--token", "2")
+    assert paired["before"]["probability"] == pytest.approx(
+        float(expected(bert, "The [MASK] barked.", PAIR)[0][1].max()), abs=1e-5
+    )
+    assert run(["ablate", "The dog", "--pair", PAIR, "-m", "stories"]) == 2
+    assert "stories reads no pairs of texts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,9 @@ def test_plain_sentences_and_files_of_each_part(part, translator, capsys, tmp_pa
     [
         (["--head", "1.2"], "--head is ambiguous"),
         (["--generate", "3"], "translates it"),
-        (["--token", "dog"], "There is no token 'dog'"),
+        (["--token", "dog"], "There is no token 'dog' in the target text"),
+        (["--token", "dog"], "For a token of the source text, add --part encoder."),
+        (["--token", "Hund", "--part", "encoder"], "There is no token 'Hund' in the source text"),
         (["--token", "0"], "There is no token 0"),
         (["--part", "cross", "--view", "rollout"], "are different tokens"),
         (["--part", "cross", "--layer", "7"], "There is no layer 7"),

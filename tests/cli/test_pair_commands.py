@@ -60,7 +60,7 @@ def test_train_json_has_the_translations_and_their_scores(there, capsys, monkeyp
     document = json.loads(out)
     assert code == 0
     assert document["sample"] is None
-    assert {"source", "output", "reference"} == document["translations"][0].keys()
+    assert {"source", "output", "reference"} == document["examples"][0].keys()
     assert document["translation"]["model"] is None
     assert "pip install" in document["translation"]["not_scored"]
     assert document["validation"]["bits_per_byte"] > 0

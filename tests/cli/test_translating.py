@@ -115,7 +115,7 @@ def test_next_shows_the_next_token_of_the_translation(folder, capsys, at_home):
         assert document["target"] == target
         if attncli.load(folder).tokenizer.encode(target) == list(text.ids[: 3 if target else 0]):
             assert document["tokens"][0]["id"] == id_
-        assert "→" in ask(capsys, *command)[1]
+        assert ("→" in ask(capsys, *command)[1]) == bool(target)
     code, _, err = ask(capsys, "next", "The cat", "--target", "Die")
     assert (code, "does not translate" in err) == (2, True)
     with pytest.raises(UsageProblem, match="target is the beginning"):

@@ -195,3 +195,9 @@ def test_a_damaged_model_is_read_or_refused(folder, tmp_path, seed):
         ModelFolder(tmp_path).tokenizer().pieces("The naïve dog ﬁnds 東京.")
     except BadCheckpoint as problem:
         assert "source.spm" in problem.message or "tokenizer" in problem.message
+
+
+def test_tokenize_says_that_targets_have_another_tokenizer(folder, capsys):
+    code, out, err = ask(capsys, "tokenize", "The dogs", "-m", str(folder))
+    assert (code, "dogs" in out) == (0, True)
+    assert "another tokenizer for targets; attncli explain --target" in err

@@ -13,7 +13,7 @@ from attncli.errors import UsageProblem
 from attncli.explain.ablated_pass import Edge, Head, Without
 from attncli.explain.ablation import ablate, edges_between
 from attncli.explain.defaults import PARTS, AttentionPart, Replacement
-from attncli.explain.locate import find_token
+from attncli.explain.locate import TextKind, find_token
 from attncli.explain.question import MapAxes
 from attncli.explain.reading import BOTH, Reading, TextPair
 from attncli.render.ablation import ablation_document, ablation_screen
@@ -29,19 +29,21 @@ def run(
     replacement: Replacement,
     part: AttentionPart | None,
     target: str | None,
+    pair: str | None,
     *,
     json: bool,
 ) -> None:
     """Prints what the prediction loses. Raises UsageProblem for an edge, head or token that does not exist."""
     loaded = load(source)
-    reading = _reading(loaded, text, part, target)
+    reading = _reading(loaded, text, part, ViewOptions(target=target, pair=pair))
     removed = None if not (heads or edges) else [_without(loaded, reading, heads, edges, part)]
     axes = (replace(reading, parts=BOTH) if loaded.translates else reading).axes
+    named: TextKind = "target text" if loaded.translates else "text"
     finding = ablate(
         reading,
         loaded.tokenizer,
         removed,
-        token=find_token(axes.rows, token, axes.first) if token is not None else None,
+        token=None if token is None else find_token(axes.rows, token, axes.first, named),
         replacement=replacement,
     )
     show_result(
@@ -51,12 +53,15 @@ def run(
     )
 
 
-def _reading(loaded: LoadedModel, text: str, part: AttentionPart | None, target: str | None) -> Reading:
-    """Returns a text, or a text and its translation, with the attentions whose heads are ablated."""
+def _reading(loaded: LoadedModel, text: str, part: AttentionPart | None, options: ViewOptions) -> Reading:
+    """Returns a text, or a text and its translation, with the attentions whose heads are ablated.
+
+    The options are `target`, the translation, and `pair`, the second text for BERT.
+    """
     refuse_part(loaded, part)
-    if target is not None and not loaded.translates:
+    if options.target is not None and not loaded.translates:
         raise UsageProblem(f"--target is a translation, and {loaded.name} does not translate.", "Leave --target out.")
-    read = text_of(loaded, text, ViewOptions(target=target))
+    read = text_of(loaded, text, options)
     if isinstance(read, TextPair):
         return Reading.translated(loaded.model, read, PARTS if part is None else [part])
     reading = Reading.of(loaded.model, read)

@@ -47,7 +47,7 @@ def run(
     begun, read = target_and_source(loaded, prompt, target)
     finding = candidates(loaded.model, loaded.tokenizer, begun, temperatures, top_k, read)
     beginning = (target or "") if loaded.translates else None
-    written = None if beginning is None else loaded.tokenizer.target.pieces(beginning)
+    written = loaded.tokenizer.target.pieces(beginning) if beginning else ()
     show_result(
         lambda: candidates_document(finding, loaded.name, text, beginning),
         lambda console: candidates_screen(finding, pieces, loaded.name, console.width, written),

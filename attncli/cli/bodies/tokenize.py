@@ -41,6 +41,8 @@ def show_tokens(text: str, choice: ModelChoice, *, ids: bool, json: bool) -> Non
         around = [*tokenizer.opening, *tokenizer.encode(text), *(piece.id for piece in closing)]
         output().file.write(" ".join(map(str, around)) + "\n")
         return
+    if tokenizer.target is not tokenizer:
+        print_note(f"{name} has another tokenizer for targets; attncli explain --target shows the tokens of a target")
     pieces = tokenizer.pieces(text)
     added = list(takewhile(lambda piece: not piece.of_text, pieces))
     opening, pieces = [*tokenizer.opening_pieces, *added], pieces[len(added) :]
