@@ -194,7 +194,7 @@ class Model:
         """Links the words of each source and its translation.
 
         An Alignment has the words of both sides, their `links` and `weights`. `method` is combined, predictions or
-        attention, as in `attncli align`; by default combined, or predictions for fewer than 30 pairs. The more pairs
+        attention, as in `attncli align`; by default combined, or predictions for one or two pairs. The more pairs
         are given, the better are the links of combined. `heads`, a `layer` or a `shift` select attention, and restrict
         the choice of heads, which is made on the given pairs. `split` is words, spaces or tokens.
 

@@ -10,7 +10,7 @@ from attncli.config import CorpusConfig
 from attncli.config.limits import at_least
 from attncli.config.option import argument, check, option, option_from
 from attncli.errors import UsageProblem
-from attncli.evaluation.alignment import FEWEST_PAIRS, LINK_METHODS, SHIFTS, LinkMethod, Shift
+from attncli.evaluation.alignment import FEWEST_COMBINED, LINK_METHODS, SHIFTS, LinkMethod, Shift
 from attncli.evaluation.pair_words import SPLITS, Split
 
 _FILES = "Files of pairs: lines of a source, a tab and a target, or JSON Lines; - for standard input."
@@ -21,8 +21,8 @@ _TRAIN = "Also train the HMM, and with --gold IBM Model 1, on this file of pairs
 _SPLIT = "What is aligned: words and punctuation marks, the words between spaces, or the tokens of the model."
 _METHOD = (
     "How words are linked: by what predictions lose without a source word combined with an HMM, by these predictions "
-    f"alone, or by attention. Unset: combined; predictions if fewer than {FEWEST_PAIRS} pairs train the HMM; attention "
-    "if heads are given."
+    f"alone, or by attention. Unset: combined; predictions if fewer than {FEWEST_COMBINED} pairs train the HMM; "
+    "attention if heads are given."
 )
 _HEAD = "Read this head of cross-attention, such as 2.3 for head 3 of layer 2. Several heads are averaged."
 _LAYER = "Read the mean of all heads of this layer."

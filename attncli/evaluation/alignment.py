@@ -22,7 +22,9 @@ LinkMethod = Literal["combined", "predictions", "attention"]
 LINK_METHODS: tuple[LinkMethod, ...] = get_args(LinkMethod)
 Shift = Literal["output", "input"]  # cross-attention is read where a target word is predicted, or where it is read
 SHIFTS: tuple[Shift, ...] = get_args(Shift)
-FEWEST_PAIRS = 30  # from which an HMM learns more than the model's own predictions say
+FEWEST_COMBINED = (
+    3  # pairs from which an HMM with the predictions as prior is better than these alone ("Word alignment")
+)
 
 _LINK = re.compile(r"(\d{1,9})([-p?])(\d{1,9})", re.ASCII)
 _NEIGHBORS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -75,10 +77,10 @@ class AlignmentScore:
 def default_method(pairs: int, attention: bool = False) -> LinkMethod:
     """Returns the method that is used if none is chosen.
 
-    `pairs` is the number of pairs that an HMM would be trained on; from few pairs it learns little. `attention` says
+    `pairs` is the number of pairs that an HMM would be trained on; from one or two it learns little. `attention` says
     that heads, a layer or a shift were chosen, which only attention has.
     """
-    return "attention" if attention else "combined" if pairs >= FEWEST_PAIRS else "predictions"
+    return "attention" if attention else "combined" if pairs >= FEWEST_COMBINED else "predictions"
 
 
 def parse_links(line: str) -> GoldLinks:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from attncli.errors import UsageProblem
-from attncli.evaluation.alignment import FEWEST_PAIRS, SHIFTS, Links, intersection
+from attncli.evaluation.alignment import SHIFTS, Links, intersection
 from attncli.evaluation.bitext import lowered
 from attncli.evaluation.cross_attention import batches_of
 from attncli.evaluation.ibm import Aligner
@@ -27,6 +27,7 @@ from attncli.evaluation.pair_words import WordsOfPair
 from attncli.model.transformer import Transformer
 
 MOST_PAIRS = 500  # that candidates are compared on
+_FEWEST_PAIRS = 30  # from which the links of an HMM choose better heads than those of predictions
 _MOST_WORK = 2e10  # parameters x tokens of the forward passes for one pair: about a second on two CPU cores
 
 
@@ -77,7 +78,7 @@ def choose_heads(model: Transformer, pairs: Sequence[WordsOfPair], candidates: S
     """Returns the candidate that agrees best with the reference on `pairs`; of equal candidates, the first."""
     if len(candidates) == 1:
         return Choice(candidates[0])
-    few = len(pairs) < FEWEST_PAIRS
+    few = len(pairs) < _FEWEST_PAIRS
     if few:
         candidates = [one for one in candidates if len(one.heads) > 1] or candidates
     reference = _links_of_predictions(model, pairs) if few else _links_of_hmm(pairs)
