@@ -20,7 +20,7 @@ _MARKUP = frozenset("`<>|\\*[]\"'")
 
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
     """Returns the content of README.md for a model with this name and family. `run` is the content of `run.json`."""
-    name, translates = _plain(name), "train_pairs" in run["corpus"]
+    name, translates = _plain(name), learned_from_pairs(run["corpus"])
     auto = "AutoModelForSeq2SeqLM" if translates else "AutoModelForCausalLM"
     does = "A model that translates, of" if translates else "A language model of"
     lines = [
@@ -57,8 +57,6 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
 def _training_table(run: dict[str, Any]) -> list[str]:
     """Returns the lines of a Markdown table about the training and the score of the model."""
     corpus, plan, progress, results = (run[key] for key in RECORDED)
-    part = "all" if results["validation"] == "whole" else "a sample"
-    what = "targets" if "train_pairs" in corpus else "text"
     return [
         "| | |",
         "| --- | --- |",
@@ -66,15 +64,29 @@ def _training_table(run: dict[str, Any]) -> list[str]:
         *([f"| continued from | {_plain(Path(str(run['from'])).name)} |"] if run.get("from") else []),
         f"| training | {progress['step']:,} steps in {progress['seconds']:,.0f} s on {plan['device']} |",
         f"| validation | {results['bits_per_byte']:.4f} bits per byte, {results['nats_per_token']:.4f} nats per "
-        f"token, on {part} of {corpus['val_bytes']:,} bytes of held-out {what} |",
+        f"token, on {_scored(corpus, results)} |",
     ]
+
+
+def _scored(corpus: dict[str, Any], results: dict[str, Any]) -> str:
+    """Returns the scored part of the validation part in words. Earlier versions did not record the scored bytes."""
+    what = f"held-out {'targets' if learned_from_pairs(corpus) else 'text'}"
+    if results["validation"] == "whole":
+        return f"all of {corpus['val_bytes']:,} bytes of {what}"
+    scored = results.get("scored_bytes")
+    return f"a sample of {what}" + ("" if scored is None else f": {scored:,.0f} bytes")
 
 
 def _amount(corpus: dict[str, Any]) -> str:
     """Returns the size of the training part in words."""
-    if "train_pairs" in corpus:
+    if learned_from_pairs(corpus):
         return f"{corpus['train_pairs']:,} pairs of sentences"
     return f"{corpus['train_bytes']:,} bytes of text"
+
+
+def learned_from_pairs(corpus: dict[str, Any]) -> bool:
+    """Whether a run's record of its corpus is about pairs. Earlier versions recorded no kind, and read only text."""
+    return corpus.get("kind", "text") in ("pairs", "parallel")
 
 
 def is_generated(card: bytes) -> bool:

@@ -19,10 +19,10 @@ from attncli.checkpoint.atomic import present
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.families.registry import read_config
-from attncli.checkpoint.save import Checkpoint, State, token_ids
+from attncli.checkpoint.save import Borders, Checkpoint, State, token_ids
 from attncli.checkpoint.tensors import open_tensors
 from attncli.checkpoint.weights import read_weights
-from attncli.config import ModelConfig
+from attncli.config import ModelConfig, shown_value
 from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import MASK, Piece, Tokenizer
@@ -141,12 +141,30 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
     starts = token_ids(settings.get(_start_setting(config)), tokenizer) or ends or {0}
     if config.kind == "encoder" and tokenizer.opening:
         starts = {tokenizer.opening[0]}  # [CLS], which the settings of BERT do not name
-    forced = tuple(token_ids(settings.get("forced_bos_token_id"), tokenizer)) if config.encoder_layers else ()
-    banned = _banned(settings, tokenizer) if config.encoder_layers else frozenset[int]()
-    last = token_ids(settings.get("forced_eos_token_id"), tokenizer) if config.encoder_layers else set()
+    found = _constrained(Borders(min(starts), frozenset(ends)), settings, config, tokenizer, path)
     run = folder.json_if_any(directory.RUN)
-    return LoadedModel(
-        model, tokenizer, path, min(starts), frozenset(ends), run, forced, banned, min(last, default=None)
+    return LoadedModel(model, tokenizer, path, run=run, **found._asdict())
+
+
+def _constrained(
+    borders: Borders, settings: dict[str, Any], config: ModelConfig, tokenizer: Tokenizer, path: Path
+) -> Borders:
+    """Returns `borders` with the forced and the banned tokens of an encoder-decoder's settings.
+
+    Raises BadCheckpoint if `forced_bos_token_id` is a list of several ids: a target has one first token.
+    """
+    if not config.encoder_layers:
+        return borders
+    first, last = settings.get("forced_bos_token_id"), settings.get("forced_eos_token_id")
+    if isinstance(first, list) and len(first) != 1:
+        raise BadCheckpoint(
+            f"{path}: forced_bos_token_id is {shown_value(first)}, and a target has one first token.",
+            f"Set it to one id or null in {directory.GENERATION}.",
+        )
+    return borders._replace(
+        forced=tuple(token_ids(first, tokenizer)),
+        banned=_banned(settings, tokenizer),
+        forced_end=min(token_ids(last, tokenizer), default=None),
     )
 
 
@@ -191,15 +209,16 @@ def read_resumable(path: Path) -> Checkpoint:
             "Copy the directory again, or train again.",
         )
     weights = read_weights(folder, config, family.tensor_names, torch.device("cpu"), torch.float32)
+    ends = frozenset(token_ids(settings.get("eos_token_id"), tokenizer))
+    borders = _constrained(Borders(starts.pop(), ends), settings, config, tokenizer, path)
     return Checkpoint(
         config,
         weights.state_dict(),
         tokenizer,
-        starts.pop(),
+        **borders._asdict(),
         run=folder.json(directory.RUN),
         metrics=_metrics(folder),
         state=_read_state(folder),
-        end_ids=frozenset(token_ids(settings.get("eos_token_id"), tokenizer)),
     )
 
 

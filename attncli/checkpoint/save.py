@@ -51,18 +51,25 @@ class State:
 
 
 class Borders(NamedTuple):
-    """The token that begins a text without a prompt, and the tokens that end a text."""
+    """The tokens with which a text begins and ends, and the tokens that an encoder-decoder never generates.
+
+    A text without a prompt begins with `start_of_text`, and a target then continues with the tokens `forced`. A text
+    ends at any of `end_ids`. At the limit of its length, a target ends with `forced_end`, if this is not None.
+    """
 
     start_of_text: int
     end_ids: frozenset[int]
+    forced: tuple[int, ...] = ()
+    banned: frozenset[int] = frozenset()
+    forced_end: int | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The content of a model directory. The names in `weights` are the attributes of `Transformer`.
 
-    A text without a prompt begins with `start_of_text`. A text ends at any of `end_ids`. If `end_ids` is empty, a text
-    ends at the tokenizer's end-of-text token.
+    `start_of_text`, `end_ids`, `forced`, `banned` and `forced_end` are those of `Borders`. If `end_ids` is empty, a
+    text ends at the tokenizer's end-of-text token.
     """
 
     config: ModelConfig
@@ -73,6 +80,14 @@ class Checkpoint:
     metrics: Sequence[dict[str, Any]] = ()
     state: State | None = None
     end_ids: frozenset[int] = frozenset()
+    forced: tuple[int, ...] = ()
+    banned: frozenset[int] = frozenset()
+    forced_end: int | None = None
+
+    @property
+    def borders(self) -> Borders:
+        """The tokens with which a text begins and ends, and the banned tokens."""
+        return Borders(self.start_of_text, self.end_ids, self.forced, self.banned, self.forced_end)
 
 
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
@@ -153,7 +168,7 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     dtype = dtype_name(next(iter(checkpoint.weights.values())).dtype)
     texts = {
         directory.CONFIG: _json(config_to_json(config, start_of_text=start, end_of_text=end, dtype=dtype)),
-        directory.GENERATION: _json(start_and_end(config, start, end)),
+        directory.GENERATION: _json(start_and_end(config, start, end) | _constraints(checkpoint)),
         directory.TOKENIZER: tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(
             _tokenizer_config(tokenizer, ends, config.context, encodes=config.encoder_layers > 0)
@@ -164,6 +179,16 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     if checkpoint.state is not None:
         texts[directory.STATE_FACTS] = _json(checkpoint.state.facts)
     return texts
+
+
+def _constraints(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the settings of generation_config.json for forced and banned tokens. Leaves out settings without one."""
+    settings = {
+        "forced_bos_token_id": next(iter(checkpoint.forced), None),
+        "bad_words_ids": [[id_] for id_ in sorted(checkpoint.banned)] or None,
+        "forced_eos_token_id": checkpoint.forced_end,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int, *, encodes: bool) -> dict[str, Any]:

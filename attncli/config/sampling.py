@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, fields
 
 from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, SEED, Limit, at_least, is_whole
-from attncli.config.option import check, option
+from attncli.config.option import check, option, options_of
 from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
 
@@ -176,8 +176,8 @@ class SampleConfig:
 
     def _refuse_sampling(self) -> None:
         """Raises UsageProblem for a setting that beam search does not have."""
-        defaults = {one.name: one.default for one in fields(self)}
-        changed = [name for name in _NOT_WITH_BEAMS if getattr(self, name) != defaults[name]]
+        defaults, options = {one.name: one.default for one in fields(self)}, options_of(SampleConfig)
+        changed = [name for name in _NOT_WITH_BEAMS if getattr(self, name) not in (defaults[name], options[name].off)]
         if self.temperature not in (0, defaults["temperature"]):
             changed.append("temperature")
         if changed:

@@ -33,8 +33,9 @@ def candidates(
     UsageProblem for a temperature below 0 or a count below 1.
     """
     _check(temperatures, count)
-    for one in (prompt,) if source is None else (source, prompt):
-        refuse_unreadable(model.config, tokenizer, one)
+    if source is not None:
+        refuse_unreadable(model.config, tokenizer, source)
+    refuse_unreadable(model.config, tokenizer, prompt, target=source is not None)
     device = model.embedding.weight.device
     read = None if source is None else model.read_source(torch.tensor([source], device=device))
     hidden = model.hidden(torch.tensor([prompt], device=device), source=read)

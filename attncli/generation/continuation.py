@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
-from attncli.generation.defaults import settings_for
+from attncli.generation.defaults import longest_translation, settings_for
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished
 from attncli.model.backend import TorchBackend
@@ -34,8 +34,8 @@ def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[
 
 def translated(loaded: LoadedModel, source: Sequence[Piece]) -> list[Piece]:
     """Returns the tokens of the model's greedy translation of a source, without the start and end tokens."""
-    most = loaded.model.config.context - len(loaded.target())
-    config = settings_for(loaded, SampleConfig(max_new_tokens=min(most, 2 * len(source) + 50)), ())
+    most = longest_translation(len(source), loaded.model.config.context - len(loaded.target()))
+    config = settings_for(loaded, SampleConfig(max_new_tokens=most), ())
     sources = [[piece.id for piece in source]]
     prompts = [loaded.target()]
     events = generate(TorchBackend(loaded.model), loaded.tokenizer, prompts, config, loaded.end_ids, sources=sources)

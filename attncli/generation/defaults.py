@@ -12,6 +12,8 @@ from attncli.config.sampling import SAMPLES
 from attncli.errors import UsageProblem
 from attncli.generation.bias import with_token_ids
 
+_LONGEST_TIMES, _LONGEST_PLUS = 2, 10  # of a translation's length, for each source token and in addition
+
 
 def target_and_source(loaded: LoadedModel, ids: list[int], target: str | None) -> tuple[list[int], list[int] | None]:
     """Returns the decoder's prompt and its source, given ids from `loaded.prompt`.
@@ -29,6 +31,14 @@ def target_and_source(loaded: LoadedModel, ids: list[int], target: str | None) -
             )
         )
     return ids, None
+
+
+def longest_translation(source_tokens: int, room: int) -> int:
+    """Returns the largest number of tokens of a translation: 2 S + 10 for S source tokens, at least 1.
+
+    `room` is the number of tokens that the context has left.
+    """
+    return max(min(_LONGEST_TIMES * source_tokens + _LONGEST_PLUS, room), 1)
 
 
 def settings_for(loaded: LoadedModel, config: SampleConfig, given: Collection[str]) -> SampleConfig:

@@ -39,10 +39,21 @@ _LONGEST_CHARACTER = 4  # bytes of UTF-8
 _ADMITTED_SHARE = 4  # waiting samples enter when 1/4 of the slots are free: reading many prompts at once is faster
 
 
-def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-    """Raises BadInput for a prompt that is empty or longer than the context."""
+def refuse_unreadable(
+    config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int], *, target: bool = False
+) -> None:
+    """Raises BadInput for a prompt that is empty or longer than the context.
+
+    For a model with an encoder, the prompt is the text that the encoder reads. With `target`, it is the beginning of
+    a translation.
+    """
     if not prompt:
         raise BadInput("The prompt has no tokens.", "Give at least one character, or leave the prompt out.")
+    if target and len(prompt) > config.context:
+        raise BadInput(
+            f"The beginning of the translation has {len(prompt)} tokens, and the model reads at most {config.context}.",
+            "Give a shorter one.",
+        )
     if len(prompt) > config.context:
         what, fitting = "text" if config.encoder_layers else "prompt", last_that_fit(config, tokenizer, prompt)
         kept = fitting[: len(fitting) - len(tokenizer.closing)] if config.encoder_layers else fitting
@@ -94,8 +105,10 @@ def generate(
 
     Raises BadInput, before the first event, for a prompt or a source that is empty or longer than the context.
     """
-    for prompt in (*prompts, *(sources or ())):
-        refuse_unreadable(backend.config, tokenizer, prompt)
+    for prompt in prompts:
+        refuse_unreadable(backend.config, tokenizer, prompt, target=sources is not None)
+    for source in sources or ():
+        refuse_unreadable(backend.config, tokenizer, source)
     if end_ids is None:
         end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})
     if config.beams > 1:

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from attncli.checkpoint.card import learned_from_pairs
 from attncli.checkpoint.catalog import MODELS_FOLDER, ModelEntry, shipped_model
 from attncli.config import ModelConfig, shape_to_json
 from attncli.model.count import (
@@ -168,7 +169,7 @@ def _history(run: dict[str, Any]) -> Table:
     if sources := corpus.get("sources"):
         named = listed([str(source) for source in sources]) if isinstance(sources, list) else str(sources)
         amount = f"{_number(corpus, 'train_characters'):,.0f} characters"
-        if "train_pairs" in corpus:
+        if learned_from_pairs(corpus):
             amount = f"{_number(corpus, 'train_pairs'):,.0f} pairs"
         table.add_row("trained on", one_line(f"{named} ({amount})"))
     if start := run.get("from"):

@@ -15,8 +15,9 @@ from attncli.text.pairs import Pairs
 def split_by_source(pairs: Pairs, fraction: float) -> tuple[Pairs, Pairs]:
     """Returns the training part and the validation part. No source text is in both.
 
-    The sources are ordered by their hash. The validation part gets the first sources, with at least `fraction` of the
-    pairs. The pairs of a part keep their order. Raises BadInput if all pairs have the same source.
+    The sources are ordered by their hash. The validation part gets the first sources that together have
+    `fraction` of the pairs, rounded and at least one. The last source always goes to the training part. The pairs of a
+    part keep their order. Raises BadInput if all pairs have the same source.
     """
     hashes = pairs.source.hashes
     ordered = np.sort(hashes)

@@ -144,12 +144,13 @@ def _task(corpus: TrainingCorpus, plan: Plan, borders: Borders | None) -> Task:
 
 
 def _borders_of(start: LoadedModel) -> Borders:
-    """Returns the start token and the end tokens of a model to fine-tune.
+    """Returns the start token, the end tokens, and the forced and banned tokens of a model to fine-tune.
 
     The token that separates documents is added to the end tokens.
     """
     between = start.tokenizer.end_of_text
-    return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
+    ends = start.end_ids | ({between} if between is not None else set())
+    return Borders(start.start_of_text, ends, start.forced, start.banned, start.forced_end)
 
 
 def _limited(text: CorpusConfig, pinned: TrainConfig) -> CorpusConfig:

@@ -60,7 +60,7 @@ def train(
     Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
     if resume is not None:
-        borders = Borders(resume.start_of_text, resume.end_ids)
+        borders = resume.borders
     task = task_of(corpus, None if borders is None else borders.start_of_text).within(plan.context)
     with threads_of(plan):
         run = begin_run(plan, initial, resume)

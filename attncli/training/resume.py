@@ -14,7 +14,7 @@ from attncli.checkpoint.atomic import previous_of
 from attncli.checkpoint.catalog import list_models
 from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder
 from attncli.checkpoint.load import read_resumable
-from attncli.checkpoint.save import Borders, Checkpoint, fall_back
+from attncli.checkpoint.save import Checkpoint, fall_back
 from attncli.config import TrainConfig, shown_value
 from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.device import pick_device
@@ -70,7 +70,7 @@ def resume_job(
     if not same or torch.get_num_threads() < plan.threads:
         changed = "another device, another torch or fewer threads than before"
         notes = (*notes, f"{changed}: the weights are not bit-identical to those of an uninterrupted run")
-    return Job(corpus, plan, facts, saved, notes=notes, borders=Borders(saved.start_of_text, saved.end_ids))
+    return Job(corpus, plan, facts, saved, notes=notes, borders=saved.borders)
 
 
 def _same_corpus(

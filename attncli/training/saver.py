@@ -129,8 +129,15 @@ class Saver:
         }
         weights = run.best_weights or run.model.state_dict()
         state = None if result is not None else self._state(run, seconds)
-        tokenizer, (start, ends) = self._task.tokenizer, self._borders
-        return Checkpoint(self._plan.model, weights, tokenizer, start, document, tuple(run.metrics), state, ends)
+        return Checkpoint(
+            self._plan.model,
+            weights,
+            self._task.tokenizer,
+            **self._borders._asdict(),
+            run=document,
+            metrics=tuple(run.metrics),
+            state=state,
+        )
 
     def _results(self, run: Run, result: Result | None) -> dict[str, Any] | None:
         score = result.best if result is not None else run.best
@@ -138,6 +145,7 @@ class Saver:
             return None
         return {
             **score.figures(),
+            "scored_bytes": score.bytes,
             "validation": "whole" if self._task.share_of(score) == 1 else "sampled",
             "train_loss": run.train_loss,
         }

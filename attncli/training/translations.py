@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import EngineConfig, SampleConfig
-from attncli.generation.defaults import settings_for
+from attncli.generation.defaults import longest_translation, settings_for
 from attncli.generation.engine import generate
 from attncli.generation.events import Event
 from attncli.generation.loading import backend_for
@@ -19,7 +19,6 @@ from attncli.training import recipe
 from attncli.training.reports import Plan, Translation, TranslationsReport
 from attncli.training.tasks.base import Sampler
 
-_LONGEST_TIMES, _LONGEST_PLUS = 2, 10  # a translation of S source tokens has at most 2 S + 10 tokens
 _HOW = EngineConfig(streamed=False)
 
 
@@ -79,7 +78,7 @@ def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams
 
 def _longest(sources: Sequence[Sequence[int]], room: int) -> int:
     """Returns the largest number of tokens of a translation, given the sources' ids, and the `room` in the context."""
-    return max(min(_LONGEST_TIMES * max(map(len, sources)) + _LONGEST_PLUS, room), 1)
+    return longest_translation(max(map(len, sources)), room)
 
 
 def _texts(events: Iterable[Event]) -> list[str]:

@@ -188,3 +188,8 @@ def test_settings_that_beam_search_does_not_have_are_refused(wrong, message):
     with pytest.raises(UsageProblem) as caught:
         SampleConfig(**{"beams": 4} | wrong)
     assert message in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("off", [{"min_p": 0.0}, {"top_k": 0, "top_p": 1.0, "typical": 1.0}])
+def test_sampling_that_is_off_is_not_refused_with_beams(off):
+    assert SampleConfig(beams=2, **off).beams == 2

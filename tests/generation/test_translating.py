@@ -1,15 +1,17 @@
 """Generation with encoder-decoders: equal to transformers, to the model without a cache, and in any batch."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint.load import load_model
 from attncli.config import EngineConfig, SampleConfig
-from attncli.errors import BadInput
+from attncli.errors import BadCheckpoint, BadInput
 from attncli.generation.defaults import settings_for
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished, PromptsRead, Text, Token
@@ -107,6 +109,42 @@ def test_banned_tokens_and_forced_ends_are_those_of_transformers(beams, tokenize
             assert [*prompts[0], *sample.ids] == expected.tolist()
             assert 299 not in sample.ids
             assert sample.ids[-1] == 2
+
+
+@pytest.mark.parametrize(("setting", "forced"), [(None, ()), (5, (5,)), ([5], (5,))])
+def test_a_target_has_at_most_one_forced_first_token(setting, forced, tokenizer, tmp_path):
+    theirs = their_model("bart")
+    save_theirs(tmp_path, theirs, tokenizer)
+    file = tmp_path / "generation_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"forced_bos_token_id": setting}))
+    assert load_model(tmp_path, CPU, torch.float32).forced == forced
+    file.write_text(json.dumps(settings | {"forced_bos_token_id": [5, 6]}))
+    with pytest.raises(BadCheckpoint, match="a target has one first token"):
+        load_model(tmp_path, CPU, torch.float32)
+
+
+def test_an_error_names_the_text_that_is_too_long(tokenizer):
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300, "context": 8})
+    with pytest.raises(BadInput, match="The beginning of the translation has 9 tokens"):
+        generate(TorchBackend(model), tokenizer, [[4] * 9], GREEDY, sources=[[4]])
+    with pytest.raises(BadInput, match="The text has 9 tokens"):
+        generate(TorchBackend(model), tokenizer, [[4]], GREEDY, sources=[[4] * 9])
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_untied_embedding_of_the_encoder_is_refused(name, tokenizer, tmp_path):
+    theirs = their_model(name)
+    save_theirs(tmp_path, theirs, tokenizer)
+    tensors = load_file(tmp_path / "model.safetensors")
+    prefix = "model." if name == "bart" else ""
+    shared, copy = tensors[f"{prefix}shared.weight"], f"{prefix}encoder.embed_tokens.weight"
+    save_file(tensors | {copy: shared.clone()}, tmp_path / "model.safetensors")
+    load_model(tmp_path, CPU, torch.float32)
+    for other in (torch.randn(shared.shape), shared[:-1].clone()):
+        save_file(tensors | {copy: other}, tmp_path / "model.safetensors")
+        with pytest.raises(BadCheckpoint, match=r"encoder\.embed_tokens\.weight' differs from"):
+            load_model(tmp_path, CPU, torch.float32)
 
 
 def test_the_forced_end_is_the_last_token_of_a_full_context(tokenizer):

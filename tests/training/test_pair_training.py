@@ -332,3 +332,32 @@ def test_settings_that_do_not_suit_the_kind_are_refused(pairs, tmp_path):
     ):
         with pytest.raises(UsageProblem, match=match):
             new_job([str(tmp_path / files)], None, CorpusConfig(), pinned, **options)
+
+
+def test_fine_tuning_keeps_the_forced_and_banned_tokens_of_a_model(pairs, tmp_path):
+    list(run_job(job_of(pairs, steps=1), tmp_path / "first"))
+    file = tmp_path / "first" / directory.GENERATION
+    given = {"forced_bos_token_id": 9, "bad_words_ids": [[7], [8]], "forced_eos_token_id": 3}
+    assert not given.keys() & json.loads(file.read_text()).keys()
+    file.write_text(json.dumps(json.loads(file.read_text()) | given))
+    (tmp_path / "first" / directory.MANIFEST).unlink()
+    start = load_model(tmp_path / "first", CPU, torch.float32)
+    job = new_job([pairs], None, CorpusConfig(), TrainConfig(steps=4, lr=0.02, dtype="float32"), start=start)
+    asked = itertools.count(1)
+    list(run_job(job, tmp_path / "second", stop=lambda: next(asked) >= 2))
+    list(run_job(resume_job(tmp_path / "second"), tmp_path / "second"))
+    assert given.items() <= json.loads((tmp_path / "second" / directory.GENERATION).read_text()).items()
+    made = load_model(tmp_path / "second", CPU, torch.float32)
+    assert made.run["status"] == "finished"
+    assert (made.forced, made.banned, made.forced_end) == ((9,), {7, 8}, 3)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_the_card_says_how_many_bytes_are_scored(pairs, tmp_path, long):
+    """A validation pair longer than the context is left out, so the score covers a sample."""
+    words = "a dog and " * 200
+    val = tmp_path / "val.tsv"
+    val.write_text("a dog\tein hund\n" + (f"{words}\t{words}\n" if long else ""))
+    list(run_job(new_job([pairs], str(val), TEXT, replace(PINNED, steps=1)), tmp_path / "m"))
+    expected = "a sample of held-out targets: 8 bytes |" if long else "all of 8 bytes of held-out targets |"
+    assert expected in (tmp_path / "m" / directory.CARD).read_text()
