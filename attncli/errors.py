@@ -11,6 +11,8 @@ from typing import Self
 
 Naming = Callable[[str], str]  # spells the name of a field for a reader: top_k -> --top-k
 
+COPY_AGAIN = "Copy it again from its source."  # the hint for a damaged file
+
 
 def hint_in(naming: Naming, command: str, call: str) -> str:
     """Returns the hint `command` for a user of the command line, or the hint `call` for a user of the Python library.

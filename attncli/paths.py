@@ -16,7 +16,7 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
+from attncli.errors import COPY_AGAIN, BadCheckpoint, BadInput, OutOfRoom
 
 _NONBLOCK, _NOFOLLOW = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
 _FLAGS = _NONBLOCK | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -160,7 +160,7 @@ def reason(problem: OSError) -> str:
 def unreadable(path: Path, problem: OSError) -> BadCheckpoint:
     """Returns the error for a file or a directory of a model that cannot be read."""
     permission = problem.errno in (errno.EACCES, errno.EPERM)
-    hint = "Check its permissions." if permission else "Copy it again from its source."
+    hint = "Check its permissions." if permission else COPY_AGAIN
     return BadCheckpoint(f"{path} cannot be read: {reason(problem)}.", hint)
 
 

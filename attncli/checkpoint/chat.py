@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
-from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.errors import COPY_AGAIN, BadCheckpoint, BadInput, UsageProblem
 from attncli.text.tokenizer import Tokenizer, checked_text
 
 _RENDERER = Path(__file__).parent.parent / "text" / "template.py"
@@ -112,8 +112,7 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
         return None
     if not isinstance(source, str) or len(source) > _LARGEST:
         raise BadCheckpoint(
-            f"The chat template in {where} is not a text of at most {_LARGEST:,} characters.",
-            "Copy it again from its source.",
+            f"The chat template in {where} is not a text of at most {_LARGEST:,} characters.", COPY_AGAIN
         )
     return ChatTemplate(source, names, str(where))
 

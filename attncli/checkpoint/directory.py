@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from attncli.checkpoint.untrusted_json import COPY_AGAIN, parse_object, parse_object_lines
-from attncli.errors import BadCheckpoint
+from attncli.checkpoint.untrusted_json import parse_object, parse_object_lines
+from attncli.errors import COPY_AGAIN, BadCheckpoint
 from attncli.paths import is_file, look, read_regular, real, unreadable
 from attncli.text.sentence_pieces import SOURCE, TARGET, VOCABULARY, marian_tokenizer
 from attncli.text.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncli.errors import BadCheckpoint
+from attncli.errors import COPY_AGAIN, BadCheckpoint
 from attncli.paths import open_regular, unreadable
 
 # The dtypes that can be read and written. A file stores larger dtypes first, so each tensor is aligned to its dtype.
@@ -198,7 +198,7 @@ class TensorFile:
         return Entry(name, TYPES[code], tuple(shape), begin, end)
 
     def _refusal(self, reason: str) -> BadCheckpoint:
-        return BadCheckpoint(f"{self.path} is not a safetensors file: {reason}.", "Copy it again from its source.")
+        return BadCheckpoint(f"{self.path} is not a safetensors file: {reason}.", COPY_AGAIN)
 
 
 @contextmanager

@@ -11,9 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from attncli.errors import BadCheckpoint
-
-COPY_AGAIN = "Copy it again from its source."
+from attncli.errors import COPY_AGAIN, BadCheckpoint
 
 
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:

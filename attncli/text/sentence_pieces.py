@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from attncli.errors import BadCheckpoint, BadInput
+from attncli.errors import COPY_AGAIN, BadCheckpoint, BadInput
 from attncli.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
 _SPACE = "▁"
 _END, _UNKNOWN, _PAD = "</s>", "<unk>", "<pad>"
 _NEVER = "\0"  # the name of the unknown piece; no text contains this character
-_AGAIN = "Copy it again from its source."
 _LARGEST_ID = 1 << 22
 _UNIGRAM = 1  # the type of a unigram model
 _NORMAL, _USER_DEFINED = 1, 4  # types of a piece; the other types, such as control symbols, match no text
@@ -152,10 +151,10 @@ def _ids(data: bytes, where: Path) -> dict[str, int]:
     except (ValueError, RecursionError):
         ids = None
     if not isinstance(ids, dict) or not all(type(id_) is int and 0 <= id_ <= _LARGEST_ID for id_ in ids.values()):
-        raise BadCheckpoint(f"{where} is not a vocabulary: an object of pieces and their ids.", _AGAIN)
+        raise BadCheckpoint(f"{where} is not a vocabulary: an object of pieces and their ids.", COPY_AGAIN)
     for name in (_END, _UNKNOWN):
         if name not in ids:
-            raise BadCheckpoint(f"{where} lacks {name}.", _AGAIN)
+            raise BadCheckpoint(f"{where} lacks {name}.", COPY_AGAIN)
     return ids
 
 
@@ -164,7 +163,7 @@ def _unigram(data: bytes, where: Path) -> Backend:
     try:
         pieces, kind, normalization = _parse(data)
     except (ValueError, TypeError, IndexError, struct.error):
-        raise BadCheckpoint(f"{where} is not a SentencePiece model.", _AGAIN) from None
+        raise BadCheckpoint(f"{where} is not a SentencePiece model.", COPY_AGAIN) from None
     if kind != _UNIGRAM:
         raise BadCheckpoint(f"{where} is no unigram model; other kinds of SentencePiece models are not supported.")
     best = max((score for _, score, type_ in pieces if type_ == _NORMAL), default=0.0)

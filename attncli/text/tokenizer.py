@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attncli.config import shown_value
-from attncli.errors import BadCheckpoint, BadInput
+from attncli.errors import COPY_AGAIN, BadCheckpoint, BadInput
 from attncli.paths import is_folder, read_regular, unreadable
 from attncli.text.panics import held_back
 from attncli.text.tokenizer_checks import refuse_hostile
@@ -109,7 +109,7 @@ class Tokenizer:
         except OSError as problem:
             raise unreadable(file, problem) from None
         except UnicodeDecodeError:
-            raise BadCheckpoint(f"{file} is not UTF-8 text.", "Copy it again from its source.") from None
+            raise BadCheckpoint(f"{file} is not UTF-8 text.", COPY_AGAIN) from None
         return cls.from_json(text, str(file))
 
     @property
@@ -176,8 +176,7 @@ class Tokenizer:
         for place, added in (("before", opening), ("after", closing)):
             if any(id_ > last for id_ in added):
                 raise BadCheckpoint(
-                    f"The tokenizer adds token {max(added)} {place} a text, but its ids are 0 to {last}.",
-                    "Copy it again from its source.",
+                    f"The tokenizer adds token {max(added)} {place} a text, but its ids are 0 to {last}.", COPY_AGAIN
                 )
         return opening, closing
 

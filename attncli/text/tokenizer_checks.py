@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from attncli.errors import BadCheckpoint
+from attncli.errors import COPY_AGAIN, BadCheckpoint
 
 _LARGEST_ID = 1 << 22
 _MOST_GROWTH = 16  # the largest factor by which the steps of a pipeline may lengthen a text
@@ -28,7 +28,6 @@ _NEVER_PANIC = frozenset(
     }
 )
 _ANY_CHARACTER = {"Regex": r"[\s\S]"}
-_AGAIN = "Copy it again from its source."
 
 
 def refuse_hostile(text: str, where: str) -> bool:
@@ -43,17 +42,17 @@ def refuse_hostile(text: str, where: str) -> bool:
         return True
     ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
     if any(isinstance(id_, int) and id_ > _LARGEST_ID for id_ in ids):
-        raise BadCheckpoint(f"{where} has a token whose id is above {_LARGEST_ID:,}.", _AGAIN)
+        raise BadCheckpoint(f"{where} has a token whose id is above {_LARGEST_ID:,}.", COPY_AGAIN)
     growth = max(_growth([document.get("normalizer"), document.get("pre_tokenizer")]), _growth(document.get("decoder")))
     if growth > _MOST_GROWTH:
         times = f"{growth:,}" if growth < 1 << 20 else "over a million"
-        raise BadCheckpoint(f"{where} would make a text up to {times} times as long.", _AGAIN)
+        raise BadCheckpoint(f"{where} would make a text up to {times} times as long.", COPY_AGAIN)
     steps = [step for name in _STEPS for step in _steps(document.get(name))]
     if len(steps) > _MOST_STEPS:
-        raise BadCheckpoint(f"{where} has {len(steps):,} steps; at most {_MOST_STEPS} are allowed.", _AGAIN)
+        raise BadCheckpoint(f"{where} has {len(steps):,} steps; at most {_MOST_STEPS} are allowed.", COPY_AGAIN)
     for step in steps:
         if (wrong := _fault(step)) is not None:
-            raise BadCheckpoint(f"{where} {wrong}.", _AGAIN)
+            raise BadCheckpoint(f"{where} {wrong}.", COPY_AGAIN)
     return any(_may_panic(step) for step in (*steps, document["model"]))
 
 

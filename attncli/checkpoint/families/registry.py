@@ -20,10 +20,10 @@ from attncli.checkpoint.families.marian import MARIAN
 from attncli.checkpoint.families.mistral import MISTRAL
 from attncli.checkpoint.families.qwen2 import QWEN2
 from attncli.checkpoint.families.qwen3 import QWEN3
-from attncli.checkpoint.families.shared import COPY_AGAIN, Family, Settings
+from attncli.checkpoint.families.shared import Family, Settings
 from attncli.checkpoint.families.t5 import T5
 from attncli.config import ModelConfig, shown_value
-from attncli.errors import AttnError, BadCheckpoint, UsageProblem
+from attncli.errors import COPY_AGAIN, AttnError, BadCheckpoint, UsageProblem
 
 _FAMILIES = (QWEN3, QWEN2, LLAMA, MISTRAL, GEMMA, GPT2, M2M100, MARIAN, BART, T5, BERT)
 FAMILIES = {family.model_type: family for family in _FAMILIES}

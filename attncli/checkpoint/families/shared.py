@@ -13,9 +13,8 @@ from typing import Any
 
 from attncli.checkpoint.families.tensor_names import TensorNames
 from attncli.config import Activation, ModelConfig, RopeScaling, shown_value
-from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.errors import COPY_AGAIN, BadCheckpoint, UsageProblem
 
-COPY_AGAIN = "Copy it again from its source."
 WINDOW = 4096  # the default of transformers for the size of a window
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
 _LARGEST_MAGNITUDE = 1e6
