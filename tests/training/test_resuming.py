@@ -240,7 +240,7 @@ def test_a_text_named_twice_is_trained_on_twice_and_needs_a_validation_file(tmp_
     given = ["train", "story.txt", "story.txt", "other.txt"]
     options = ["--steps", "2", "--size", "1x32", "--context", "16", "--vocab-size", "300", "--name", "m"]
     assert run([*given, *options]) == 2
-    assert "may be trained on too" in capsys.readouterr().err
+    assert "or trained and validated on" in capsys.readouterr().err
     assert run([*given, "--val-file", "val.txt", *options]) == 0
     assert "2 x story.txt, other.txt: " in " ".join(capsys.readouterr().err.split())
     corpus = json.loads(Path("checkpoints/m/run.json").read_text())["corpus"]
