@@ -169,10 +169,16 @@ class Model:
     def score(self, text: str) -> Score:
         """Returns the score of the model on a text, computed as in `attncli eval`: nats, bits per byte, perplexity.
 
-        Raises BadInput for a text with no token to score, and for a text that is not valid Unicode.
+        Raises BadInput for a text with no token to score, and for a text that is not valid Unicode, UsageProblem for a
+        model that translates or predicts no next token.
         """
         loaded = self._read("float32" if self._dtype == "auto" else self._dtype)
         loaded.refuse_encoder("predicts no next token, so it has no perplexity")
+        if loaded.translates:
+            raise UsageProblem(
+                f"{loaded.name} translates, and score scores one text.",
+                f"On a file of pairs: attncli eval {loaded.name} pairs.tsv",
+            )
         tokens = tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer)
         return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
 

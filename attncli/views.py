@@ -184,10 +184,11 @@ class View:
         refused = next((name for name in options.given() if name not in takes), None)
         if refused is not None:
             others = [view for view in VIEWS if refused in view.takes]
+            also = ", and with a model that translates" if refused == "target" else ""
             raise UsageProblem.naming(
                 lambda name: (
                     f"{name(refused)} does not go with {self.called(name)}.",
-                    f"It goes with {' or '.join(view.called(name) for view in others)}.",
+                    f"It goes with {' or '.join(view.called(name) for view in others)}{also}.",
                 )
             )
 

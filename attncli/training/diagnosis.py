@@ -110,11 +110,11 @@ def _learned_nothing(course: Course, naming: Naming) -> str | None:
 
 
 def _overfit(course: Course, naming: Naming) -> str | None:
-    """Returns a diagnosis if the validation loss rose after its best step; otherwise None."""
+    """Returns a diagnosis if the validation loss rose after its best step, also as it is printed; otherwise None."""
     if len(course.val) < 2:
         return None
     (step, best), (_, last) = min(course.val, key=lambda point: point[1]), course.val[-1]
-    if last <= (1 + _NOTICEABLE) * best:
+    if last <= (1 + _NOTICEABLE) * best or f"{last:.2f}" == f"{best:.2f}":
         return None
     rose = f"Validation rose since step {step:,}, from {best:.2f} to {last:.2f} nats per token"
     kept = f"the weights of step {step:,} were kept"

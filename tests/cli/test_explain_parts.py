@@ -130,7 +130,8 @@ def test_what_does_not_apply_is_refused(options, message, translator, capsys):
 def test_a_decoder_alone_has_no_other_part_and_no_target_text(model_folder, capsys):
     demo = model_folder / "checkpoints" / "m"
     assert "has no encoder" in told(capsys, "a", "-m", demo, "--part", "cross", code=2)
-    assert "goes with --view logit" in told(capsys, "a", "-m", demo, "--target", "b", "--view", "lens", code=2)
+    refused = told(capsys, "a", "-m", demo, "--target", "b", "--view", "lens", code=2)
+    assert "It goes with --view logit, and with a model that translates." in refused
 
 
 def test_the_library_explains_a_translation(translator):

@@ -133,3 +133,9 @@ def test_special_tokens_have_names_for_other_programs(folder):
     described = json.loads((folder / "tokenizer_config.json").read_text())
     names = {name: described[f"{name}_token"] for name in ("bos", "unk", "pad", "eos")}
     assert names == {"bos": "<s>", "unk": "<unk>", "pad": "<pad>", "eos": "</s>"}
+
+
+def test_the_library_refuses_to_score_one_text_by_a_model_that_translates(folder):
+    with pytest.raises(attncli.UsageProblem, match="translates, and score scores one text") as refused:
+        attncli.load(folder).score("The cat sat.")
+    assert "attncli eval" in refused.value.hint

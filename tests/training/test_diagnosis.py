@@ -32,6 +32,8 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
         ({"val": RISING},
          ["rose since step 50, from 3.00 to 3.50 nats per token, while the training loss fell from 4.00 to 3.50; the "
           "weights of step 50 were kept. More text or --dropout 0.1 should help."]),
+        ({"val": ((50, 0.051), (100, 0.054)), "train": ((50, 0.05), (100, 0.05))},
+         ["leveled off at 0.05 nats per token"]),
         ({"val": RISING, "dropout": 0.1}, ["--dropout 0.2"]),
         ({"val": RISING, "dropout": 0.15}, ["--dropout 0.2"]),
         ({"val": RISING, "dropout": 0.4}, ["More text or a smaller --size should help."]),
