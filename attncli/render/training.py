@@ -36,6 +36,7 @@ from attncli.training.reports import (
 )
 
 _SAMPLE_CELLS = 70  # the most cells of a sample that is printed as one line
+_NO_WORDS = "(empty)"  # stands for a translation without text
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
@@ -156,7 +157,7 @@ def score_text(score: Score) -> str:
 
 def translation_text(found: Translation) -> str:
     """Returns a translation as one line: 'A dog runs. → Ein Hund rennt.'."""
-    return one_line(f"{found.source} → {found.output}")
+    return one_line(f"{found.source} → {found.output or _NO_WORDS}")
 
 
 def summary(
@@ -189,7 +190,7 @@ def _examples(examples: Sequence[Translation]) -> RenderableType:
     table.add_column(overflow="fold")
     for example in examples:
         for label, text in (("source", example.source), ("model", example.output), ("reference", example.reference)):
-            table.add_row(label, Text(one_line(text)))
+            table.add_row(label, Text(one_line(text) or _NO_WORDS))
     return table
 
 

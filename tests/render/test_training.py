@@ -8,7 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from attncli.render.training import TrainingScreen, plan_table
+from attncli.render.training import TrainingScreen, plan_table, translation_text
+from attncli.training.reports import Translation
 from tests.support.explanations import GOLDEN_FINDINGS
 from tests.support.first_screens import explained
 from tests.support.screens import harmless, shown, widest
@@ -85,3 +86,8 @@ def test_the_line_of_suggestions_names_as_many_options_as_fit():
     assert last(79) == "More: --token 2 · --head 1.0 · --view grid · --view logit · --view lens"
     assert last(120).endswith("--json · --view steps · --view rollout")
     assert last(40) == "More: --token 2 · --head 1.0 · --json"
+
+
+def test_a_translation_without_text_is_called_empty():
+    assert translation_text(Translation("A dog runs.", "", "Ein Hund rennt.")) == "A dog runs. → (empty)"
+    assert translation_text(Translation("A dog runs.", "Ein", "Ein Hund rennt.")) == "A dog runs. → Ein"

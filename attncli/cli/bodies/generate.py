@@ -24,7 +24,8 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
     """
     if session.loaded.translates and prompts == [""]:
         raise UsageProblem(
-            f"{session.loaded.name} translates, and there is no text.", 'For example: attncli generate "A dog runs."'
+            f"{session.loaded.name} translates, and there is no text.",
+            f'For example: attncli generate "A dog runs." -m {session.loaded.name}',
         )
     ids = [session.format.prompt([(prompt, "")]) for prompt in prompts]
     if session.truncate:
