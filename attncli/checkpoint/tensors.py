@@ -45,7 +45,6 @@ _LARGEST_HEADER = 4 << 20  # bytes; the header of a model of 1,000 layers is a t
 _MOST_DIMENSIONS = 8
 _MOST_NUMBERS = 1 << 60  # the largest product of a shape's dimensions; a dimension of 0 counts as 1
 _SKIPPED_AT_ONCE = 1 << 20  # bytes read at once from a skipped tensor
-_SAMPLES, _SAMPLED_AT_ONCE = 16, 512  # the places of a tensor that are compared, and the bytes at each
 
 
 @dataclass(frozen=True)
@@ -129,13 +128,6 @@ class TensorFile:
                 self._digest.update(data)
             yield entry.name, tensor
 
-    def sample(self, entry: Entry) -> bytes:
-        """Returns some bytes of a tensor, from places spread over it. Equal tensors have equal samples."""
-        size = entry.end - entry.begin
-        places = {part * max(size - _SAMPLED_AT_ONCE, 0) // (_SAMPLES - 1) for part in range(_SAMPLES)}
-        begin, file = self._data + entry.begin, self._file.fileno()
-        return b"".join(os.pread(file, min(_SAMPLED_AT_ONCE, size), begin + place) for place in sorted(places))
-
     def sha256(self) -> str:
         """Returns the sha256 in hex of the bytes read so far. After `tensors` ends, these are all bytes of the file."""
         assert self._hashed
@@ -165,7 +157,6 @@ class TensorFile:
             raise self._refusal("it has no header")
         text = self._file.read(length)
         self._digest.update(prefix + text)
-        self._data = 8 + length  # where the tensors begin
         try:
             header = json.loads(text.decode("utf-8"))
             header.pop(_METADATA, None)

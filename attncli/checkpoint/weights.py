@@ -42,7 +42,6 @@ def read_weights(
         stored = names.stored(shapes)
         expected = {name: _shape_of(held, shapes) for name, held in stored.items()}
         absent = _check_headers(files, recognized, expected, names.zeros)
-        _check_copies(files, recognized, names, config.tied)
         weights: dict[str, Tensor] = {}
         for file in files:
             unfit = ""
@@ -147,24 +146,6 @@ def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
         names = [f"{stack}blocks.{layer}.{inside}" for layer in range(layers)] if first else [name]
         shapes |= dict.fromkeys(names, tensor.shape)
     return shapes
-
-
-def _check_copies(files: list[TensorFile], recognized: Mapping[str, str], names: TensorNames, tied: bool) -> None:
-    """Raises BadCheckpoint if a copy of a tied tensor, which is not read, differs from the tensor. Compares samples."""
-    entries = [(file, entry) for file in files for entry in file.entries]
-    read = {recognized[entry.name]: (file, entry) for file, entry in entries if entry.name in recognized}
-    for file, entry in entries:
-        original = None if entry.name in recognized else names.original_of(entry.name, tied)
-        if original is None:
-            continue
-        other, tensor = read[original]
-        same_type = entry.dtype == tensor.dtype
-        if entry.shape != tensor.shape or (same_type and file.sample(entry) != other.sample(tensor)):
-            raise BadCheckpoint(
-                f"{file.path}: {ascii(entry.name)[:80]} differs from {ascii(tensor.name)[:80]}, "
-                "and models in which the two differ are not supported.",
-                "Use a model whose embeddings are tied.",
-            )
 
 
 def _check_headers(

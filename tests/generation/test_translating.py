@@ -7,7 +7,6 @@ from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint.load import load_model
 from attncli.config import EngineConfig, SampleConfig
@@ -130,21 +129,6 @@ def test_an_error_names_the_text_that_is_too_long(tokenizer):
         generate(TorchBackend(model), tokenizer, [[4] * 9], GREEDY, sources=[[4]])
     with pytest.raises(BadInput, match="The text has 9 tokens"):
         generate(TorchBackend(model), tokenizer, [[4]], GREEDY, sources=[[4] * 9])
-
-
-@pytest.mark.parametrize("name", ["t5", "bart"])
-def test_an_untied_embedding_of_the_encoder_is_refused(name, tokenizer, tmp_path):
-    theirs = their_model(name)
-    save_theirs(tmp_path, theirs, tokenizer)
-    tensors = load_file(tmp_path / "model.safetensors")
-    prefix = "model." if name == "bart" else ""
-    shared, copy = tensors[f"{prefix}shared.weight"], f"{prefix}encoder.embed_tokens.weight"
-    save_file(tensors | {copy: shared.clone()}, tmp_path / "model.safetensors")
-    load_model(tmp_path, CPU, torch.float32)
-    for other in (torch.randn(shared.shape), shared[:-1].clone()):
-        save_file(tensors | {copy: other}, tmp_path / "model.safetensors")
-        with pytest.raises(BadCheckpoint, match=r"encoder\.embed_tokens\.weight' differs from"):
-            load_model(tmp_path, CPU, torch.float32)
 
 
 def test_the_forced_end_is_the_last_token_of_a_full_context(tokenizer):

@@ -101,7 +101,9 @@ class TensorNames:
         `tied`, the output head is a copy of the token embedding.
         """
         found = {name: full for name in names if not re.fullmatch(self.buffers, full := self.full(name))}
-        copies = self._all_copies(tied)
+        copies = dict(self.copies)
+        if tied:
+            copies[f"{self.outer.get(_HEAD, 'lm_head')}.weight"] = f"{self.outer[_EMBEDDING]}.weight"
         taken = {full for full in found.values() if full not in copies}
         recognized = {}
         for name, full in found.items():
@@ -111,15 +113,6 @@ class TensorNames:
                 taken.add(copies[full])
             recognized[name] = copies.get(full, full)
         return recognized
-
-    def original_of(self, name: str, tied: bool) -> str | None:
-        """Returns the full name of the tensor of which a file's tensor is a copy, or None if it is no copy."""
-        return self._all_copies(tied).get(self.full(name))
-
-    def _all_copies(self, tied: bool) -> dict[str, str]:
-        """Returns the full name of every copy of a tied tensor, and the full name of that tensor."""
-        head = {f"{self.outer.get(_HEAD, 'lm_head')}.weight": f"{self.outer[_EMBEDDING]}.weight"} if tied else {}
-        return {**self.copies, **head}
 
     def count_layers(self, full_names: Iterable[str]) -> tuple[int, int]:
         """Returns how many layers of the decoder, and of the encoder, have a tensor among these names."""
