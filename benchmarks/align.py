@@ -206,7 +206,7 @@ def scores_of(method: Method, pairs: Sequence[WordPair], golds: Sequence[Sequenc
 def measure(
     name: str, method: Method, pairs: Sequence[Sequence[WordPair]], golds: Sequence[Sequence[GoldPair]]
 ) -> None:
-    """Prints the error rates of a method that gets all pairs at once, and of one that gets each gold alignment alone.
+    """Prints two rows of error rates: with all pairs at once, and with the pairs of each gold alignment alone.
 
     `pairs` are those of each gold alignment, then the training pairs.
     """

@@ -189,7 +189,7 @@ class _Searcher:
             self._move(cache, search, going_on)
 
     def _is_last(self, search: _Search) -> bool:
-        """Whether the texts of a search end with their next token, whatever the token is."""
+        """Whether any next token ends the texts of the search."""
         length = len(search.beams[0].ids) + 1
         return length == self._config.max_new_tokens or len(search.prompt) + length > self._backend.config.context
 

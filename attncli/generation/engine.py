@@ -271,7 +271,7 @@ class _Engine:
         return ids
 
     def _is_last(self, sequence: _Sequence) -> bool:
-        """Whether a sample ends with its next token, whatever the token is."""
+        """Whether any next token ends the sample."""
         full = len(sequence.ids) == self._context and bool(sequence.source)
         return full or sequence.generated + 1 == self._config.max_new_tokens
 
