@@ -239,6 +239,38 @@ class _Parts(Observer):
         self.observe.feed_forward(layer, output)
 
 
+class Observers(Observer):
+    """Forwards a forward pass to several observers, in order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._each = observers
+
+    def watches(self, part: Part) -> bool:
+        """Whether one of the observers receives the attention of a part."""
+        return any(observe.watches(part) for observe in self._each)
+
+    def residual(self, layer: int, stream: Tensor) -> None:
+        """Forwards the residual stream."""
+        for observe in self._each:
+            observe.residual(layer, stream)
+
+    def scores(self, layer: int, scores: Tensor, module: Attention) -> Tensor:
+        """Returns the scores as changed by each observer in turn."""
+        for observe in self._each:
+            scores = observe.scores(layer, scores, module)
+        return scores
+
+    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        """Forwards the steps of a layer's attention."""
+        for observe in self._each:
+            observe.attention(layer, steps, module)
+
+    def feed_forward(self, layer: int, output: Tensor) -> None:
+        """Forwards the output of a layer's feed-forward part."""
+        for observe in self._each:
+            observe.feed_forward(layer, output)
+
+
 def text_stack(model: Transformer) -> Stack:
     """Returns the stack that reads a text by itself: the encoder of an encoder-decoder, otherwise the only stack."""
     return model if model.encoder is None else model.encoder

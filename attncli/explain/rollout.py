@@ -33,7 +33,7 @@ def rollout(reading: Reading, focus: Focus) -> Rollout:
     """Returns the rollout of the token in focus. Raises BadInput and UsageProblem as `subject_of` does."""
     subject = subject_of(reading, focus)
     rows = range(subject.focus + 1 if reading.causal else len(subject.axes.rows))
-    watch = _Product(reading, rows)
+    watch = RolloutProduct(reading, rows)
     reading.run(rows, watch)
     assert watch.product is not None
     assert watch.even is not None
@@ -51,7 +51,7 @@ def rolled(product: Tensor | None, weights: Tensor) -> Tensor:
     return step if product is None else step @ product
 
 
-class _Product(Observer):
+class RolloutProduct(Observer):
     """Computes the rollout of the weights and of uniform attention, layer by layer, in float64."""
 
     product: Tensor | None = None
@@ -61,6 +61,7 @@ class _Product(Observer):
         self.reading, self.rows = reading, rows
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        """Multiplies both products by the attention of a layer."""
         weights = steps.weights[0].mean(0)
         allowed = self.reading.allowed(module.part, self.rows, module.window).double()
         self.product = rolled(self.product, weights.double())

@@ -1,0 +1,91 @@
+"""Puts the page together: one HTML file with its styles, script and data, and a policy that allows nothing else.
+
+The sources are in the folder `web`: `page.html`, `page.css`, the interface texts in `texts`, and JavaScript modules.
+The modules become one script, ordered by their imports: each module becomes a function that is called once and returns
+the exported names, and an import becomes a destructuring of this result. The content security policy contains the
+hashes of the style and of the script, so a browser runs nothing else, and it allows no request. The live page may send
+requests to its own server.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from html import escape
+from pathlib import Path
+
+from attncli.render.escape import one_line
+
+_WEB = Path(__file__).parent / "web"
+_MAIN = "main"
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([\w-]+)\.js";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*(?://|/?\*).*\n", re.MULTILINE)  # a line of the script that is only a comment
+
+
+def page_file(data: bytes, title: str) -> str:
+    """Returns the HTML file that shows a payload. `title` is shown until the payload is decoded."""
+    return _assembled(title, base64.b64encode(data).decode(), connect="")
+
+
+def live_page(title: str = "attncli") -> str:
+    """Returns the HTML page of the server, which gets its payloads by requests to the server."""
+    return _assembled(title, "", connect="; connect-src 'self'")
+
+
+def policy(connect: str = "") -> str:
+    """Returns the content security policy of the page."""
+    return (
+        f"default-src 'none'; script-src '{_hash(_script())}'; style-src '{_hash(_style())}'; img-src data: blob:; "
+        f"base-uri 'none'; form-action 'none'{connect}"
+    )
+
+
+def _assembled(title: str, data: str, connect: str) -> str:
+    parts = {
+        "policy": policy(connect),
+        "title": escape(one_line(title)),
+        "style": _style(),
+        "data": data,
+        "script": _script(),
+    }
+    template = (_WEB / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{(policy|title|style|data|script)\}", lambda found: parts[found[1]], template)
+
+
+@cache
+def _style() -> str:
+    return (_WEB / "page.css").read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    """Returns the script: the interface texts, then all modules, each after the modules that it imports."""
+    texts = {
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((_WEB / "texts").glob("*.json"))
+    }
+    listed = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    ordered: dict[str, str] = {}
+    _add_module(_MAIN, ordered, ())
+    return f"\nwindow.TEXTS = {listed};\n{''.join(ordered.values())}"
+
+
+def _add_module(name: str, ordered: dict[str, str], importing: tuple[str, ...]) -> None:
+    """Adds a module after the modules that it imports. Raises ValueError for modules that import each other."""
+    if name in importing:
+        raise ValueError(f"{' -> '.join((*importing, name))}: modules import each other")
+    if name in ordered:
+        return
+    code = (_WEB / f"{name}.js").read_text(encoding="utf-8")
+    for _, imported in _IMPORT.findall(code):
+        _add_module(imported, ordered, (*importing, name))
+    exported = ", ".join(found for _, found in _EXPORT.findall(code))
+    code = _COMMENT.sub("", _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = module_\2;", code)))
+    ordered[name] = f"const module_{name} = (() => {{\n{code}return {{ {exported} }};\n}})();\n"
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

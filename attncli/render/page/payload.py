@@ -1,0 +1,164 @@
+"""Encodes documents of the page as compressed bytes: a JSON header, followed by quantized arrays.
+
+The bytes are a zlib stream of: the length of the header as a little-endian uint32, the header as UTF-8, zeros up to a
+multiple of 8, then the arrays, each at a multiple of 8. In the header, an array is {"array": {"at", "type", "shape",
+"scale"}}; its value is the stored integer times the scale. Shares of 0 to 1 are stored as 16 bits, in large documents
+as 8 bits, so the greatest rounding error is half of 1/65535 or of 1/255.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attncli import __version__
+from attncli.explain.words import joined
+from attncli.model.count import count_parameters
+from attncli.render.escape import token_label
+from attncli.text.tokenizer import Piece
+
+if TYPE_CHECKING:
+    from attncli.explain.heads import HeadScores
+    from attncli.explain.page.attention import PageAttention, Vectors
+    from attncli.explain.page.document import PageDocument
+
+FORMAT = 1
+_FINE_CELLS = 400_000  # weights of a document that are stored as 16 bits; with more, as 8 bits
+_FINE_NUMBERS = 50_000  # numbers of queries, keys and values that are stored as 16 bits; with more, as 8 bits
+_ALIGNED = 8
+_TYPES = {"u1": "u8", "u2": "u16", "i1": "i8", "i2": "i16", "i4": "i32", "f4": "f32", "f8": "f64"}
+
+
+def payload(documents: Sequence[PageDocument], level: int = 9) -> bytes:
+    """Returns the compressed bytes of one document, or of two that are compared. `level` is the effort of zlib."""
+    arrays = _Arrays()
+    header = {
+        "format": FORMAT,
+        "tool": f"attncli {__version__}",
+        "documents": [_document(document, arrays) for document in documents],
+    }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    start = struct.pack("<I", len(text)) + text
+    return zlib.compress(start + bytes(-len(start) % _ALIGNED) + bytes(arrays.stored), level)
+
+
+class _Arrays:
+    """Appends arrays to the bytes of a payload."""
+
+    def __init__(self) -> None:
+        self.stored = bytearray()
+
+    def exact(self, array: NDArray[Any]) -> dict[str, Any]:
+        """Stores integers or floating-point numbers as they are."""
+        return self._append(array)
+
+    def shares(self, array: NDArray[Any], *, fine: bool) -> dict[str, Any]:
+        """Stores numbers from 0 to 1 as 16 bits if `fine`, otherwise as 8 bits."""
+        most = 65535 if fine else 255
+        codes = np.rint(np.clip(array, 0, 1) * most).astype(np.uint16 if fine else np.uint8)
+        return self._append(codes, scale=1 / most)
+
+    def signed(self, array: NDArray[Any], *, fine: bool) -> dict[str, Any]:
+        """Stores vectors (..., D), each with a scale of its own, as 16 bits if `fine`, otherwise as 8 bits."""
+        most = 32767 if fine else 127
+        scales = np.abs(array).max(-1, keepdims=True) / most
+        codes = np.rint(array / np.where(scales > 0, scales, 1)).astype(np.int16 if fine else np.int8)
+        reference = self._append(codes)
+        reference["array"]["scales"] = self._append(scales[..., 0].astype(np.float32))["array"]
+        return reference
+
+    def _append(self, array: NDArray[Any], **more: Any) -> dict[str, Any]:
+        self.stored += bytes(-len(self.stored) % _ALIGNED)
+        kind = _TYPES[array.dtype.str[1:]]
+        reference = {"at": len(self.stored), "type": kind, "shape": list(array.shape), **more}
+        self.stored += np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        return {"array": reference}
+
+
+def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
+    fine = sum(attention.raw.size for attention in document.attentions) <= _FINE_CELLS
+    start = document.start
+    return {
+        "model": document.model,
+        "kind": document.config.kind,
+        "parameters": sum(count_parameters(document.config).values()),
+        "context": document.config.context,
+        "tokens": _tokens(document.pieces),
+        "source": None if document.source is None else _tokens(document.source),
+        "attentions": [
+            _attention(attention, document.kinds.get(attention.part), arrays, fine=fine)
+            for attention in document.attentions
+        ],
+        "start": {"part": start.part, "row": start.row, "heads": start.heads, "temperature": start.temperature},
+        "limits": [
+            {"code": limit.code, "part": limit.part, "shown": limit.shown, "of": limit.of} for limit in document.limits
+        ],
+    }
+
+
+def _tokens(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    return [{"id": piece.id, "label": token_label(piece), "special": piece.special} for piece in pieces]
+
+
+def _attention(attention: PageAttention, scores: HeadScores | None, arrays: _Arrays, *, fine: bool) -> dict[str, Any]:
+    axes, (layers, heads) = attention.axes, attention.shape
+    pooled = attention.thumbnails
+    return {
+        "part": attention.part,
+        "layers": layers,
+        "heads": heads,
+        "rows": _tokens(axes.rows),
+        "columns": _tokens(axes.columns),
+        "first": axes.first,
+        "row_words": _words(axes.rows, attention.words.rows),
+        "column_words": _words(axes.columns, attention.words.columns),
+        "reach": axes.reach,
+        "windows": attention.windows,
+        "square": axes.squared,
+        "stored": [attention.rows.start, len(attention.rows)],
+        "raw": arrays.shares(attention.raw, fine=fine),
+        "norm": arrays.shares(attention.norm, fine=fine),
+        "layer_shares": arrays.shares(attention.layer_shares, fine=fine),
+        "rollout": None if attention.rollout is None else arrays.shares(attention.rollout, fine=fine),
+        "even": None if attention.even is None else arrays.shares(attention.even, fine=fine),
+        "thumbnails": pooled and {"pool": pooled.pool, "weights": arrays.shares(pooled.weights, fine=False)},
+        "kinds": None if scores is None else _kinds(scores, arrays),
+        "steps": None if attention.vectors is None else _vectors(attention.vectors, arrays),
+    }
+
+
+def _words(pieces: Sequence[Piece], spans: Sequence[range]) -> list[tuple[int, int, str]]:
+    """Returns the first token, the token after the last, and the label of each word."""
+    words = joined(pieces, spans)
+    return [(span.start, span.stop, token_label(word)) for span, word in zip(spans, words, strict=True)]
+
+
+def _kinds(scores: HeadScores, arrays: _Arrays) -> dict[str, Any]:
+    return {
+        "names": scores.kinds,
+        "scores": arrays.exact(scores.scores),
+        "chances": arrays.exact(scores.chances),
+        "sequences": scores.sequences,
+        "length": scores.length,
+    }
+
+
+def _vectors(vectors: Vectors, arrays: _Arrays) -> dict[str, Any]:
+    fine = vectors.query.size + vectors.key.size + vectors.value.size <= _FINE_NUMBERS
+    return {
+        "heads": vectors.heads,
+        "rows": [vectors.rows.start, len(vectors.rows)],
+        "query": arrays.signed(vectors.query, fine=fine),
+        "key": arrays.signed(vectors.key, fine=fine),
+        "value": arrays.signed(vectors.value, fine=fine),
+        "scores": arrays.signed(vectors.scores, fine=True),
+        "written": arrays.exact(vectors.written),
+        "divided": vectors.divided,
+        "width": vectors.query.shape[-1],
+    }

@@ -1,0 +1,102 @@
+// @ts-check
+// Builds elements. Text from files and models enters the page through `textContent` only.
+
+/** @typedef {string | Node | null | undefined | false} Child */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Returns an element: element("button", {class: "token", onclick: f}, "the").
+ * Attributes that begin with "on" are listeners; true sets an empty attribute, false and null leave it out.
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} name
+ * @param {Record<string, unknown>} [attributes]
+ * @param {...Child} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  setAttributes(made, attributes);
+  append(made, children);
+  return made;
+}
+
+/**
+ * Returns an SVG element.
+ * @template {keyof SVGElementTagNameMap} K
+ * @param {K} name
+ * @param {Record<string, unknown>} [attributes]
+ * @param {...Child} children
+ * @returns {SVGElementTagNameMap[K]}
+ */
+export function svg(name, attributes = {}, ...children) {
+  const made = /** @type {SVGElementTagNameMap[K]} */ (document.createElementNS(SVG, name));
+  setAttributes(made, attributes);
+  append(made, children);
+  return made;
+}
+
+/**
+ * Replaces the children of an element.
+ * @param {Element} parent
+ * @param {...Child} children
+ */
+export function fill(parent, ...children) {
+  parent.replaceChildren();
+  append(parent, children);
+}
+
+/**
+ * Sets attributes and listeners of an element.
+ * @param {Element} target
+ * @param {Record<string, unknown>} attributes
+ */
+export function setAttributes(target, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on") && typeof value === "function") {
+      target.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
+    } else if (value === false || value === null || value === undefined) {
+      target.removeAttribute(name);
+    } else {
+      target.setAttribute(name, value === true ? "" : String(value));
+    }
+  }
+}
+
+/**
+ * @param {Element} parent
+ * @param {Child[]} children
+ */
+function append(parent, children) {
+  for (const child of children) {
+    if (child) parent.append(child);
+  }
+}
+
+/**
+ * Moves the focus among a group of elements with the arrow keys, Home and End. One element of the group is in the tab
+ * order at a time. `columns` is the number of elements in a row of a grid; 0 stands for a single row or column.
+ * @param {HTMLElement} group
+ * @param {string} selector
+ * @param {number} [columns]
+ */
+export function roving(group, selector, columns = 0) {
+  const all = () => /** @type {HTMLElement[]} */ ([...group.querySelectorAll(selector)]);
+  group.addEventListener("keydown", (event) => {
+    const items = all();
+    const at = items.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    if (at < 0) return;
+    const vertical = columns || 1;
+    const moves = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + vertical, ArrowUp: at - vertical, Home: 0, End: items.length - 1 };
+    const to = moves[/** @type {keyof typeof moves} */ (event.key)];
+    if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    items[Math.max(0, Math.min(items.length - 1, to))]?.focus();
+  });
+  group.addEventListener("focusin", (event) => {
+    for (const item of all()) item.tabIndex = item === event.target ? 0 : -1;
+  });
+  const items = all();
+  const current = items.find((item) => item.getAttribute("aria-pressed") === "true") ?? items[0];
+  for (const item of items) item.tabIndex = item === current ? 0 : -1;
+}

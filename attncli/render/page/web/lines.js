@@ -1,0 +1,263 @@
+// @ts-check
+// The head view: queries on the left, sources on the right, and a curve for every weight.
+
+import { element, fill, roving, svg } from "./dom.js";
+import { percent, percentOf, text } from "./format.js";
+import { idleColumns, isMasked, reachOf } from "./measure.js";
+import { change, state } from "./state.js";
+import { tableBehind } from "./table.js";
+
+/** @typedef {import("./page.js").Page} Page */
+/** @typedef {import("./page.js").Chosen} Chosen */
+/** @typedef {import("./measure.js").Unit} Unit */
+/** @typedef {import("./measure.js").Matrix} Matrix */
+/** @typedef {{row: number, column: number, share: number, strength: number, color: string, at: number}} Line */
+
+const WIDTH = 260; // pixels between the two columns of tokens
+const MOST_LINES = 1500; // of rows that are not in focus
+
+/**
+ * Returns the height of a token in pixels.
+ * @param {number} count the number of tokens
+ */
+function heightOf(count) {
+  return count > 96 ? 20 : 26;
+}
+
+/**
+ * @param {Page} page
+ * @returns {{element: HTMLElement, update: (changed: Set<string>) => void, picture: () => SVGSVGElement}}
+ */
+export function createLines(page) {
+  const left = element("div", { class: "lines-side rows", role: "group" });
+  const right = element("div", { class: "lines-side columns", role: "group" });
+  const picture = svg("svg", { class: "lines-picture", "aria-hidden": "true" });
+  const scroller = element("div", { class: "lines", tabindex: "-1" }, left, picture, right);
+  const table = tableBehind(() => tableOf(page));
+  const whole = element("div", {}, scroller, table.element);
+  const layout = ["all", "words", "part", "heads", "measure", "idle", "common", "language"];
+  const update = (/** @type {Set<string>} */ changed) => {
+    if (layout.some((name) => changed.has(name))) {
+      build(page, left, right);
+      drawAll(page, picture);
+    }
+    if (changed.has("row") || changed.has("row2") || changed.has("all")) intoView(page, scroller);
+    drawRow(page, picture, left, right);
+    table.update();
+  };
+  return { element: whole, update, picture: () => lonePicture(page) };
+}
+
+/**
+ * Builds the tokens on both sides.
+ * @param {Page} page
+ * @param {HTMLElement} left
+ * @param {HTMLElement} right
+ */
+function build(page, left, right) {
+  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const height = `${heightOf(Math.max(rows.length, columns.length))}px`;
+  for (const side of [left, right]) side.style.setProperty("--line", height);
+  left.setAttribute("aria-label", text("lines.rows"));
+  right.setAttribute("aria-label", text("lines.columns"));
+  fill(
+    left,
+    ...rows.map((row) => {
+      const token = row.stop - 1;
+      const actions = { onclick: () => page.lock(token), onpointerenter: () => page.preview(token), onpointerleave: () => page.preview(null) };
+      return element("button", { type: "button", class: "line-token", "data-start": row.start, ...actions }, element("span", { class: "index" }, String(row.index)), row.label);
+    }),
+  );
+  fill(
+    right,
+    ...columns.map((column) =>
+      element(
+        "button",
+        { type: "button", class: "line-token", "data-start": column.start, onclick: () => chooseEdge(page, column) },
+        element("span", { class: "label" }, column.label),
+        element("span", { class: "bar" }),
+        element("span", { class: "share" }),
+      ),
+    ),
+  );
+  roving(left, "button");
+  roving(right, "button");
+}
+
+/**
+ * Chooses the edge from the locked row to a source; the panel of cuts shows it.
+ * @param {Page} page
+ * @param {Unit} column
+ */
+function chooseEdge(page, column) {
+  change({ column: column.stop - 1, cut: "edge" });
+}
+
+/**
+ * Returns the lines of some rows, the strongest first. A line's strength is its share of the scale: the largest share
+ * of its head, or of all selected heads.
+ * @param {Page} page
+ * @param {(row: number) => boolean} included
+ * @returns {Line[]}
+ */
+function linesOf(page, included) {
+  const { chosen, attention } = page;
+  const matrices = chosen.map(({ selection }) => page.matrix(selection));
+  const hidden = state.idle ? [] : idleColumns(attention, page.causalAlone, matrices[0].columns);
+  const largest = matrices.map(({ values, columns }) => values.reduce((most, value, at) => (hidden[at % columns.length] ? most : Math.max(most, value)), 1e-9));
+  const common = Math.max(...largest);
+  const lines = chosen.flatMap(({ color }, at) => {
+    const { rows, columns, values } = matrices[at];
+    /** @type {Line[]} */
+    const found = [];
+    rows.forEach((row, from) => {
+      if (!included(from)) return;
+      const reach = reachOf(attention, row, columns);
+      for (let to = 0; to < reach; to++) {
+        const share = values[from * columns.length + to];
+        if (!hidden[to] && share > 0) found.push({ row: from, column: to, share, strength: share / (state.common ? common : largest[at]), color, at });
+      }
+    });
+    return found;
+  });
+  return lines.sort((one, other) => other.strength - one.strength);
+}
+
+/**
+ * Returns the path of a line.
+ * @param {Line} line
+ * @param {number} height
+ * @param {number} count the number of selected heads
+ */
+function pathOf({ row, column, at }, height, count) {
+  const shift = (at - (count - 1) / 2) * Math.min(3, height / (count + 2));
+  const from = (row + 0.5) * height + shift;
+  const to = (column + 0.5) * height + shift;
+  const third = WIDTH / 2.5;
+  return `M0 ${from}C${third} ${from} ${WIDTH - third} ${to} ${WIDTH} ${to}`;
+}
+
+/**
+ * Draws the lines of all rows, faintly, in a group of its own.
+ * @param {Page} page
+ * @param {SVGSVGElement} picture
+ */
+function drawAll(page, picture) {
+  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const most = Math.max(rows.length, columns.length);
+  const height = heightOf(most);
+  const lines = linesOf(page, () => true).filter(({ strength }) => strength > 0.02);
+  const count = page.chosen.length;
+  const faint = svg("g", { class: "faint" });
+  for (const line of lines.slice(0, MOST_LINES)) {
+    faint.append(svg("path", { d: pathOf(line, height, count), stroke: line.color, "stroke-width": 0.5 + 2 * line.strength, "stroke-opacity": (0.1 + 0.4 * line.strength).toFixed(3) }));
+  }
+  picture.setAttribute("viewBox", `0 0 ${WIDTH} ${most * height}`);
+  picture.setAttribute("width", String(WIDTH));
+  picture.setAttribute("height", String(most * height));
+  fill(picture, faint, svg("g", { class: "strong" }));
+}
+
+/**
+ * Draws the lines of the row that is shown, and its shares beside the sources.
+ * @param {Page} page
+ * @param {SVGSVGElement} picture
+ * @param {HTMLElement} left
+ * @param {HTMLElement} right
+ */
+function drawRow(page, picture, left, right) {
+  const { shownUnit, chosen } = page;
+  const { rows, columns, values } = page.matrix(chosen[0].selection);
+  const height = heightOf(Math.max(rows.length, columns.length));
+  const strong = /** @type {SVGGElement} */ (picture.querySelector(".strong"));
+  picture.classList.toggle("isolated", state.hover !== null && state.hover[0] === page.index);
+  strong.replaceChildren();
+  for (const line of linesOf(page, (row) => row === shownUnit).reverse()) {
+    const path = { d: pathOf(line, height, chosen.length), stroke: line.color };
+    const column = columns[line.column];
+    strong.append(
+      svg("path", { ...path, "stroke-width": 1 + 6 * line.strength, "stroke-opacity": (0.35 + 0.65 * line.strength).toFixed(3) }),
+      svg("path", { ...path, class: "hit", "stroke-width": 9, "stroke-opacity": 0, onclick: () => chooseEdge(page, column) }, svg("title", {}, `${rows[shownUnit].label} → ${column.label}: ${percent(line.share)}`)),
+    );
+  }
+  [...left.children].forEach((button, at) => {
+    button.classList.toggle("shown", at === shownUnit);
+    button.setAttribute("aria-pressed", String(rows[at].start <= page.row && page.row < rows[at].stop));
+  });
+  const offset = shownUnit * columns.length;
+  [...right.children].forEach((button, at) => {
+    const share = values[offset + at];
+    const masked = isMasked(page.attention, chosen[0].selection.layer, rows[shownUnit], columns[at]);
+    button.classList.toggle("masked", masked);
+    button.toggleAttribute("disabled", masked);
+    button.setAttribute("aria-pressed", String(page.column !== null && columns[at].start <= page.column && page.column < columns[at].stop));
+    /** @type {HTMLElement} */ (button.children[1]).style.width = masked ? "0" : `${Math.round(share * 60)}px`;
+    button.children[2].textContent = masked ? "" : percent(share);
+  });
+}
+
+/**
+ * Scrolls to the locked row, if it is outside the visible part.
+ * @param {Page} page
+ * @param {HTMLElement} scroller
+ */
+function intoView(page, scroller) {
+  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const height = heightOf(Math.max(rows.length, columns.length));
+  const top = page.shownUnit * height;
+  if (top < scroller.scrollTop || top > scroller.scrollTop + scroller.clientHeight - height) {
+    scroller.scrollTop = Math.max(0, top - scroller.clientHeight / 2);
+  }
+}
+
+/** @param {Page} page */
+function tableOf(page) {
+  const matrices = page.chosen.map(({ selection }) => page.matrix(selection));
+  const { rows, columns } = matrices[0];
+  const at = page.shownUnit;
+  const reach = reachOf(page.attention, rows[at], columns);
+  return {
+    caption: text("lines.table", { row: rows[at].label, index: rows[at].index, measure: text(`measure.${page.measure}`) }),
+    head: [text("lines.source"), ...page.chosen.map(({ name }) => headName(name))],
+    rows: columns.slice(0, reach).map((column, to) => [
+      `${column.label} [${column.index}]`,
+      ...matrices.map(({ values }) => percentOf(values[at * columns.length + to], 3)),
+    ]),
+  };
+}
+
+/**
+ * Names a selection: "head 2.3", "layer 2", "all heads".
+ * @param {string} name
+ */
+export function headName(name) {
+  if (name === "all") return text("heads.all");
+  return name.startsWith("L") ? text("heads.layer", { layer: name.slice(1) }) : text("heads.head", { head: name });
+}
+
+/**
+ * Returns the picture with its tokens, for a file.
+ * @param {Page} page
+ * @returns {SVGSVGElement}
+ */
+function lonePicture(page) {
+  const { rows, columns, values } = page.matrix(page.chosen[0].selection);
+  const height = heightOf(Math.max(rows.length, columns.length));
+  const side = 150;
+  const total = Math.max(rows.length, columns.length) * height;
+  const label = (/** @type {Unit} */ unit, /** @type {number} */ at, /** @type {boolean} */ isRow) =>
+    svg("text", { x: isRow ? side - 8 : side + WIDTH + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": isRow && at === page.shownUnit ? "bold" : "normal" }, unit.label);
+  const shares = columns.map((_, to) => svg("text", { x: side + WIDTH + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
+  const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
+    svg("path", { d: pathOf(each, height, page.chosen.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
+  const faint = linesOf(page, (row) => row !== page.shownUnit).filter(({ strength }) => strength > 0.02).slice(0, MOST_LINES).map((each) => line(each, 0.5 + 2 * each.strength, 0.05 + 0.2 * each.strength));
+  const strong = linesOf(page, (row) => row === page.shownUnit).map((each) => line(each, 1 + 6 * each.strength, 0.2 + 0.8 * each.strength));
+  return svg(
+    "svg",
+    { viewBox: `0 0 ${2 * side + WIDTH} ${total}`, width: 2 * side + WIDTH, height: total, "font-family": "sans-serif", "font-size": 14 },
+    svg("g", { transform: `translate(${side} 0)` }, ...faint, ...strong),
+    ...rows.map((row, at) => label(row, at, true)),
+    ...columns.map((column, at) => label(column, at, false)),
+    ...shares,
+  );
+}

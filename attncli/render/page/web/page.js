@@ -1,0 +1,99 @@
+// @ts-check
+// One text on the page: its document, the attention that is shown, the row in focus, the selected heads.
+
+import { matrixOf, parseSelection, rowUnits, selectionName, unitOf } from "./measure.js";
+import { change, state } from "./state.js";
+
+/** @typedef {import("./data.js").Doc} Doc */
+/** @typedef {import("./data.js").Attention} Attention */
+/** @typedef {import("./measure.js").Selection} Selection */
+/** @typedef {import("./measure.js").Unit} Unit */
+/** @typedef {{name: string, selection: Selection, color: string}} Chosen */
+
+export const MOST_CHOSEN = 8;
+
+/** A document with the part of the state that belongs to it. The second of two texts has a row of its own. */
+export class Page {
+  /**
+   * @param {Doc} doc
+   * @param {number} index 0, or 1 for the second text of a comparison
+   */
+  constructor(doc, index) {
+    this.doc = doc;
+    this.index = index;
+  }
+
+  /** The attention that is shown. */
+  get attention() {
+    return this.doc.attentions.find(({ part }) => part === state.part) ?? this.doc.attentions[this.doc.attentions.length - 1];
+  }
+
+  /** The locked row, as a token. A row that the document does not have is replaced by the nearest one that it has. */
+  get row() {
+    const asked = this.index === 0 ? state.row : state.row2;
+    const [first, count] = this.attention.stored;
+    return Math.max(first, Math.min(first + count - 1, Math.round(asked)));
+  }
+
+  /** The row that pictures show: the one under the pointer, otherwise the locked row. */
+  get shown() {
+    return state.hover && state.hover[0] === this.index ? state.hover[1] : this.row;
+  }
+
+  /** The chosen source as a token, or null. */
+  get column() {
+    const { column } = state;
+    return column !== null && column >= 0 && column < this.attention.columns.length ? column : null;
+  }
+
+  /**
+   * Locks a row.
+   * @param {number} row a token
+   */
+  lock(row) {
+    change(this.index === 0 ? { row } : { row2: row });
+  }
+
+  /**
+   * Shows a row while the pointer or the keyboard focus is on it; null ends this.
+   * @param {number | null} row a token
+   */
+  preview(row) {
+    change({ hover: row === null ? null : [this.index, row] });
+  }
+
+  /** The selected heads, layers or all heads, each with its color. @returns {Chosen[]} */
+  get chosen() {
+    const parsed = state.heads.map((name) => parseSelection(name, this.attention)).filter((each) => each !== null);
+    const selections = /** @type {Selection[]} */ (parsed.length ? parsed : [{ layer: null, head: null }]);
+    return selections.slice(0, MOST_CHOSEN).map((selection, at) => ({ name: selectionName(selection), selection, color: `var(--head-${at})` }));
+  }
+
+  /**
+   * The matrix of a selection, in the chosen measure and units.
+   * @param {Selection} selection
+   */
+  matrix(selection) {
+    return matrixOf(this.attention, selection, this.measure, state.words);
+  }
+
+  /** The chosen measure; a document without rollout has the shares instead. */
+  get measure() {
+    return state.measure === "rollout" && !this.attention.rollout ? "norm" : state.measure;
+  }
+
+  /** The stored rows, as tokens or words. */
+  get rows() {
+    return rowUnits(this.attention, state.words);
+  }
+
+  /** The position among `rows` of the row that pictures show. */
+  get shownUnit() {
+    return Math.max(0, unitOf(this.rows, this.shown));
+  }
+
+  /** Whether a row predicts the token after it, as in a decoder alone. */
+  get causalAlone() {
+    return this.doc.kind === "decoder";
+  }
+}

@@ -1,0 +1,117 @@
+// @ts-check
+// The state of the page: what is selected and how it is shown. It is kept in the address, so that a view can be linked.
+
+/** @typedef {import("./data.js").Doc} Doc */
+/** @typedef {import("./data.js").Attention} Attention */
+/** @typedef {import("./measure.js").Selection} Selection */
+
+/**
+ * @typedef {object} State
+ * @property {string} view  lines, map, heads, steps or layers
+ * @property {string} part  the attention: decoder, encoder or cross
+ * @property {number} row  the locked row, as a token
+ * @property {number} row2  the locked row of the second text
+ * @property {[number, number] | null} hover  the text and the row under the pointer; not kept in the address
+ * @property {number | null} column  the chosen source, as a token
+ * @property {string[]} heads  names of selections: "2.3", "L2", "all"
+ * @property {import("./measure.js").Measure} measure
+ * @property {boolean} words
+ * @property {boolean} idle  whether the first token or the special tokens are shown
+ * @property {boolean} common  whether all heads share one color scale
+ * @property {string} tint  what colors the text: share, surprise or none
+ * @property {string} sort  the order of heads in the overview: layer, or a kind of head
+ * @property {string} cut  what is cut: none, edge, row, column or head
+ * @property {boolean} everywhere  whether a cut is made in all heads
+ * @property {number} temperature
+ * @property {number} top_k
+ * @property {number} top_p
+ * @property {number} min_p
+ * @property {number} step  how many steps of the arithmetic are unfolded
+ * @property {string} theme  auto, light, dark or contrast
+ * @property {string} language
+ */
+
+/** @type {(keyof State)[]} */
+const NUMBERS = ["row", "row2", "column", "temperature", "top_k", "top_p", "min_p", "step"];
+/** @type {(keyof State)[]} */
+const FLAGS = ["words", "idle", "common", "everywhere"];
+
+/** @type {((state: State, changed: Set<string>) => void)[]} */
+const listeners = [];
+/** @type {State} */
+export const state = /** @type {State} */ ({});
+/** @type {Partial<State>} */
+let initial = {};
+/** @type {Set<string>} */
+const pending = new Set();
+
+/**
+ * Sets the initial state, then what the address says.
+ * @param {State} values
+ */
+export function startState(values) {
+  initial = { ...values };
+  Object.assign(state, values, fromAddress(location.hash));
+}
+
+/**
+ * Changes the state. Listeners run once, before the next frame is drawn.
+ * @param {Partial<State>} values
+ */
+export function change(values) {
+  for (const [name, value] of Object.entries(values)) {
+    const key = /** @type {keyof State} */ (name);
+    if (String(state[key]) === String(value)) continue;
+    // @ts-ignore: the types of a name and its value agree
+    state[key] = value;
+    pending.add(name);
+  }
+  if (pending.size && !scheduled) {
+    scheduled = true;
+    requestAnimationFrame(flush);
+  }
+}
+let scheduled = false;
+
+function flush() {
+  scheduled = false;
+  const changed = new Set(pending);
+  pending.clear();
+  if (![...changed].every((name) => name === "hover")) history.replaceState(null, "", toAddress() || location.pathname + location.search);
+  for (const listener of listeners) listener(state, changed);
+}
+
+/**
+ * Calls a function after every change, with the names of the properties that changed.
+ * @param {(state: State, changed: Set<string>) => void} listener
+ */
+export function onChange(listener) {
+  listeners.push(listener);
+}
+
+/** Returns the part of the state that differs from the initial state, as "#row=3&heads=2.3,all". */
+export function toAddress() {
+  const parts = Object.entries(state)
+    .filter(([name, value]) => name !== "hover" && String(value) !== String(initial[/** @type {keyof State} */ (name)]))
+    .map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`);
+  return parts.length ? `#${parts.join("&")}` : "";
+}
+
+/**
+ * Parses the state of an address. Unknown names and invalid values are ignored.
+ * @param {string} hash
+ * @returns {Partial<State>}
+ */
+function fromAddress(hash) {
+  /** @type {Record<string, unknown>} */
+  const found = {};
+  for (const [name, text] of new URLSearchParams(hash.slice(1))) {
+    const key = /** @type {keyof State} */ (name);
+    if (!(key in initial) || key === "hover") continue;
+    if (FLAGS.includes(key)) found[key] = text === "true";
+    else if (NUMBERS.includes(key)) {
+      if (text !== "" && Number.isFinite(Number(text))) found[key] = Number(text);
+    } else found[key] = key === "heads" ? text.split(",") : text;
+  }
+  return /** @type {Partial<State>} */ (found);
+}

@@ -1,0 +1,127 @@
+// @ts-check
+// The text as a row of tokens. A click locks a row; the tint shows the shares of the row, or how surprising a token was.
+
+import { element, fill, roving } from "./dom.js";
+import { percent, text } from "./format.js";
+import { columnUnits, reachOf, rowUnits, unitOf } from "./measure.js";
+import { state } from "./state.js";
+
+/** @typedef {import("./page.js").Page} Page */
+/** @typedef {import("./measure.js").Unit} Unit */
+
+const MOST_SURPRISE = 10; // nats: the strongest tint
+
+/**
+ * @param {Page} page
+ * @returns {{element: HTMLElement, update: (changed: Set<string>) => void}}
+ */
+export function createStrip(page) {
+  const holder = element("div", { class: "strip" });
+  const update = (/** @type {Set<string>} */ changed) => {
+    if (["all", "words", "part", "language"].some((name) => changed.has(name))) build(page, holder);
+    tint(page, holder);
+  };
+  return { element: holder, update };
+}
+
+/**
+ * @param {Page} page
+ * @param {HTMLElement} holder
+ */
+function build(page, holder) {
+  const { attention } = page;
+  const rows = group(page, text(attention.square ? "strip.text" : "strip.rows"), rowUnits(attention, state.words), "row");
+  const columns = attention.square ? null : group(page, text("strip.columns"), columnUnits(attention, state.words), "column");
+  fill(holder, columns, rows);
+}
+
+/**
+ * Returns the tokens of one text as buttons.
+ * @param {Page} page
+ * @param {string} name
+ * @param {Unit[]} units
+ * @param {"row" | "column"} kind
+ */
+function group(page, name, units, kind) {
+  const buttons = units.map((unit) => {
+    const token = unit.stop - 1;
+    const actions = kind === "row" ? { onclick: () => page.lock(token), onpointerenter: () => page.preview(token), onpointerleave: () => page.preview(null) } : {};
+    const shown = { class: `token${unit.special ? " special" : ""}`, "data-start": unit.start, "data-kind": kind };
+    if (kind === "column") return element("span", shown, unit.label);
+    return element("button", { ...shown, ...actions, type: "button", "aria-pressed": "false" }, unit.label);
+  });
+  const list = element("div", { class: "tokens", role: "group", "aria-label": name }, ...buttons);
+  if (kind === "row") roving(list, "button");
+  return element("div", { class: "strip-row" }, element("span", { class: "strip-name" }, name), list);
+}
+
+/**
+ * Colors the tokens, and marks the locked row.
+ * @param {Page} page
+ * @param {HTMLElement} holder
+ */
+function tint(page, holder) {
+  const rows = rowUnits(page.attention, state.words);
+  const columns = columnUnits(page.attention, state.words);
+  const shares = state.tint === "surprise" ? surprises(page, columns) : state.tint === "share" ? sharesOf(page) : null;
+  const locked = rows[unitOf(rows, page.row)];
+  const shown = rows[unitOf(rows, page.shown)];
+  for (const button of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(".token"))) {
+    const start = Number(button.dataset.start);
+    const isRow = button.dataset.kind === "row";
+    if (isRow) button.setAttribute("aria-pressed", String(locked?.start === start));
+    button.classList.toggle("shown", isRow && shown?.start === start);
+    const colored = page.attention.square || !isRow || state.tint === "surprise";
+    const share = colored && shares ? shares.get(start) : undefined;
+    button.style.setProperty("--share", String(share === undefined ? 0 : Math.min(1, share.strength)));
+    if (share) button.title = share.title;
+    else button.removeAttribute("title");
+  }
+}
+
+/** @typedef {{strength: number, title: string}} Tint */
+
+/**
+ * Returns the tint of every source of the row that is shown, from the first selection.
+ * @param {Page} page
+ * @returns {Map<number, Tint>}
+ */
+function sharesOf(page) {
+  const matrix = page.matrix(page.chosen[0].selection);
+  const at = unitOf(matrix.rows, page.shown);
+  const tints = new Map();
+  if (at < 0) return tints;
+  const reach = reachOf(page.attention, matrix.rows[at], matrix.columns);
+  const row = matrix.values.subarray(at * matrix.columns.length, (at + 1) * matrix.columns.length);
+  const most = Math.max(...row, 1e-9);
+  matrix.columns.slice(0, reach).forEach((column, to) => tints.set(column.start, { strength: row[to] / most, title: percent(row[to]) }));
+  return tints;
+}
+
+/**
+ * Returns the tint of every token by its surprise: minus the logarithm of the probability that it had.
+ * @param {Page} page
+ * @param {Unit[]} units
+ * @returns {Map<number, Tint>}
+ */
+function surprises(page, units) {
+  const { predictions } = page.doc;
+  const tints = new Map();
+  if (!predictions) return tints;
+  const [first, count] = predictions.rows;
+  const shift = predictions.what === "next" ? 1 : 0;
+  for (const unit of units) {
+    let sum = 0;
+    let known = false;
+    for (let token = unit.start; token < unit.stop; token++) {
+      const row = token - shift - first;
+      const log = row >= 0 && row < count ? predictions.actual.at(row) : NaN;
+      if (Number.isFinite(log)) {
+        sum -= log;
+        known = true;
+      }
+    }
+    if (known) tints.set(unit.start, { strength: sum / MOST_SURPRISE, title: text("strip.surprise", { probability: percent(Math.exp(-sum)), nats: sum.toFixed(2) }) });
+  }
+  return tints;
+}
