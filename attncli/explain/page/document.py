@@ -23,14 +23,14 @@ from attncli.text.tokenizer import Piece
 
 MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x sources
 VECTOR_NUMBERS = 1_200_000  # of queries, keys and values, in each attention
-LimitCode = Literal["rows", "thumbnails", "rollout", "vectors"]
+OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors"]
 
 
 @dataclass(frozen=True)
-class Limit:
+class Omission:
     """Something of which the document contains only a part: `shown` of `of`."""
 
-    code: LimitCode
+    code: OmissionCode
     part: AttentionPart
     shown: int
     of: int
@@ -57,7 +57,7 @@ class PageDocument:
     attentions: tuple[PageAttention, ...]
     kinds: Mapping[AttentionPart, HeadScores]
     start: Start
-    limits: tuple[Limit, ...]
+    limits: tuple[Omission, ...]
 
 
 def page_document(
@@ -125,14 +125,14 @@ def _same_rows(one: AttentionPart, other: AttentionPart) -> bool:
     return (one == "encoder") == (other == "encoder")
 
 
-def _limits(attention: PageAttention) -> Iterator[Limit]:
+def _limits(attention: PageAttention) -> Iterator[Omission]:
     """Yields what the document lacks of one attention."""
     layers, heads = attention.shape
     if len(attention.rows) < len(attention.axes.rows):
-        yield Limit("rows", attention.part, len(attention.rows), len(attention.axes.rows))
+        yield Omission("rows", attention.part, len(attention.rows), len(attention.axes.rows))
         if attention.thumbnails is None:
-            yield Limit("thumbnails", attention.part, 0, layers * heads)
+            yield Omission("thumbnails", attention.part, 0, layers * heads)
     if attention.rollout is None and attention.part != "cross":
-        yield Limit("rollout", attention.part, 0, len(attention.axes.rows))
+        yield Omission("rollout", attention.part, 0, len(attention.axes.rows))
     if attention.vectors is not None and len(attention.vectors.heads) < layers * heads:
-        yield Limit("vectors", attention.part, len(attention.vectors.heads), layers * heads)
+        yield Omission("vectors", attention.part, len(attention.vectors.heads), layers * heads)
