@@ -40,9 +40,10 @@ FLOORS = {
     "training": 5,
     "render": 6,
     "views": 7,
-    "library": 8,
-    "cli": 9,
-    "__main__": 10,
+    "pages": 8,
+    "library": 9,
+    "cli": 11,
+    "__main__": 12,
 }
 OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 

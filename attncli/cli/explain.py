@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attncli.cli.shared import JSON, ModelSource, Pictures
+from attncli.cli.shared import JSON, ModelSource, PageFile, Pictures
 from attncli.cli.texts import text_or_file_end
 from attncli.config.limits import at_least
 from attncli.config.option import argument, option
@@ -26,6 +26,7 @@ def explain(
     options: ViewOptions,
     generate: int = option(0, _GENERATE, limit=at_least(0), rare=True),
     json: bool = JSON,
+    page: PageFile,
     pictures: Pictures,
 ) -> None:
     """Show where a token gets its information, one head's attention, and the most probable next tokens.
@@ -33,10 +34,10 @@ def explain(
     attncli explain "The little cat sat on the old mat. The little"
     attncli explain "The cat sat on the mat. The cat" --view steps --head 3.1
     """
-    pictures.refuse({"--csv": options.csv, "--npz": options.npz})
+    pictures.refuse({"--csv": options.csv, "--npz": options.npz, "--page": page.page})
     chosen = find_view(view)
     chosen.refuse_options(options)
     given = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.bodies.explain import run
 
-    run(given, source, chosen, token, options, generate, json, pictures)
+    run(given, source, chosen, token, options, generate, json, page, pictures)

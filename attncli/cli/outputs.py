@@ -14,7 +14,13 @@ from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
 
 Files = Mapping[str, Path | None]  # maps an option to the file that it names
-_ENDINGS = {"--svg": (".svg",), "--html": (".html", ".htm"), "--csv": (".csv",), "--npz": (".npz",)}
+_ENDINGS = {
+    "--svg": (".svg",),
+    "--html": (".html", ".htm"),
+    "--page": (".html", ".htm"),
+    "--csv": (".csv",),
+    "--npz": (".npz",),
+}
 
 
 def refuse_files(files: Files, force: bool) -> None:

@@ -65,7 +65,7 @@ class Pictures:
     """The options for pictures: the SVG and HTML files to write, their theme, and whether to replace existing files."""
 
     svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
-    html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
+    html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE", rare=True)
     theme: str | None = option(
         None, f"The colors of --svg and --html. Unset: {DEFAULT_THEME}.", choices=tuple(THEMES), rare=True
     )
@@ -83,6 +83,19 @@ class Pictures:
         if self.theme is not None and not any(pictures.values()):
             raise UsageProblem("--theme is for pictures, and no picture is written.", "Add --svg FILE or --html FILE.")
         refuse_files({**(more or {}), **pictures}, self.force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageFile:
+    """The options for the interactive page: the HTML file to write, and whether a browser opens it."""
+
+    page: Path | None = option(None, "Also write an interactive page, in one HTML file.", metavar="FILE")
+    open: bool = option(False, "Open the file of --page in a browser.", rare=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.open and self.page is None:
+            raise UsageProblem("--open opens a page, and no page is written.", "Add --page FILE.html.")
 
 
 def parse_head(head: str) -> tuple[int, int]:

@@ -1,0 +1,54 @@
+"""Makes the page of a text: everything that it shows, with the options of `attncli explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from attncli.checkpoint.load import LoadedModel
+from attncli.explain.defaults import AttentionPart
+from attncli.explain.heads import HeadScores
+from attncli.explain.model_heads import scores_by_part
+from attncli.explain.page.document import PageDocument, page_document, readings_of
+from attncli.model.attention import Observer
+from attncli.render.page.assemble import page_file
+from attncli.render.page.payload import payload
+from attncli.views import ViewOptions, refuse_part, request
+
+if TYPE_CHECKING:
+    from attncli.views import Text
+
+
+def html_page(loaded: LoadedModel, text: Text, token: str | None, options: ViewOptions) -> str:
+    """Returns the HTML file of a text. `token` and `options` choose what the page shows first.
+
+    Raises BadInput and UsageProblem as `document_of` does.
+    """
+    document = document_of(loaded, text, token, options, scores_by_part(loaded))
+    return page_file(payload([document]), f"{loaded.name} · attncli")
+
+
+def document_of(
+    loaded: LoadedModel,
+    text: Text,
+    token: str | None,
+    options: ViewOptions,
+    kinds: Mapping[AttentionPart, HeadScores],
+    watch: Observer | None = None,
+) -> PageDocument:
+    """Returns everything that the page shows of a text; `kinds` are the scores of the model's heads.
+
+    Raises BadInput for a text that is too long, UsageProblem for a token, part or head that does not exist.
+    """
+    refuse_part(loaded, options.part)
+    readings = readings_of(loaded, text)
+    part = options.part if loaded.translates and options.part else next(reversed(readings))
+    alone = replace(options, part=part) if loaded.translates else options
+    asked = request(readings[part], loaded.tokenizer, token, alone)
+    focus, spans = asked.focus, asked.words
+    row = focus.token if spans is None or focus.token is None else spans.rows[focus.token][-1]
+    head = None if focus.layer is None or focus.head is None else (focus.layer, focus.head)
+    return page_document(
+        loaded, text, token=row, part=part, head=head, temperature=options.temperature, kinds=kinds, watch=watch
+    )

@@ -1,0 +1,40 @@
+"""Fixtures of the browser tests: a browser for each process, and pages of tiny models."""
+
+import functools
+
+import pytest
+
+from attncli.pages import html_page
+from attncli.views import ViewOptions, text_of
+from tests.support.browser import Browser
+from tests.support.checkpoints import load
+
+
+@pytest.fixture(scope="session")
+def _browser():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(_browser):
+    """Returns a browser with a window of 1280 x 900 pixels on a light system."""
+    _browser.resize()
+    return _browser
+
+
+@pytest.fixture(scope="session")
+def page(model_folder, tmp_path_factory):
+    """Returns a function that writes the page of a text for the model of `model_folder`, once for each text."""
+    loaded = load(model_folder / "checkpoints/m")
+    folder = tmp_path_factory.mktemp("pages")
+
+    @functools.cache
+    def write(text="The small cat sat near the river. The small", token=None, **options):
+        chosen = ViewOptions(**options)
+        file = folder / f"{len(list(folder.iterdir()))}.html"
+        file.write_text(html_page(loaded, text_of(loaded, text, chosen), token, chosen))
+        return file
+
+    return write
