@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test types suite docs texts stories pairs translate bench install clean
+.PHONY: demo test node types suite docs texts stories pairs translate bench install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -41,7 +41,19 @@ demo: $(INSTALLED)
 	$(call try,train build/tales.txt --time 1m --name demo --seed 1 --force)
 	$(call try,generate -m demo "Once upon a time" -n 80 --seed 1)
 
-test: $(INSTALLED)
+# Development tools from npm: tsc checks the types of the page's scripts, axe-core its accessibility.
+NODE := build/node/installed
+
+$(NODE): tests/render/page/checks/package.json
+	@mkdir -p build/node && cp $< build/node/
+	npm install --prefix build/node --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
+node:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE); else false; fi \
+	  || echo "npm cannot install tsc and axe-core, so the tests that need them are skipped."
+
+test: $(INSTALLED) node
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@$(MAKE) --no-print-directory --jobs 2 types suite

@@ -24,6 +24,7 @@ _MAIN = "main"
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([\w-]+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*(?://|/?\*).*\n", re.MULTILINE)  # a line of the script that is only a comment
+_INDENTATION = re.compile(r"^ +", re.MULTILINE)
 
 
 def page_file(data: bytes, title: str) -> str:
@@ -73,6 +74,12 @@ def _script() -> str:
     return f"\nwindow.TEXTS = {listed};\n{''.join(ordered.values())}"
 
 
+def texts_of(file: Path) -> dict[str, str]:
+    """Returns the interface texts of one language, by key."""
+    texts: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return texts
+
+
 def _add_module(name: str, ordered: dict[str, str], importing: tuple[str, ...]) -> None:
     """Adds a module after the modules that it imports. Raises ValueError for modules that import each other."""
     if name in importing:
@@ -83,7 +90,7 @@ def _add_module(name: str, ordered: dict[str, str], importing: tuple[str, ...]) 
     for _, imported in _IMPORT.findall(code):
         _add_module(imported, ordered, (*importing, name))
     exported = ", ".join(found for _, found in _EXPORT.findall(code))
-    code = _COMMENT.sub("", _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = module_\2;", code)))
+    code = _INDENTATION.sub("", _COMMENT.sub("", _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = module_\2;", code))))
     ordered[name] = f"const module_{name} = (() => {{\n{code}return {{ {exported} }};\n}})();\n"
 
 

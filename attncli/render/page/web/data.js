@@ -31,6 +31,7 @@ export class NdArray {
     const size = this.shape.reduce((product, length) => product * length, 1);
     this.stored = new Type(buffer, start + reference.at, size);
     this.scale = reference.scale ?? 1;
+    /** @type {NdArray | null} */
     this.scales = reference.scales ? new NdArray(reference.scales, buffer, start) : null;
   }
 

@@ -113,7 +113,7 @@ function createText(page) {
   const panels = PANELS.map(([, create]) => create(page));
   /** @type {Map<string, View>} */
   const built = new Map();
-  const side = element("aside", { class: "panels" }, ...panels.map((panel) => panel.element));
+  const side = element("div", { class: "panels" }, ...panels.map((panel) => panel.element));
   const whole = element("section", { class: "text" }, strip.element, element("div", { class: "split" }, element("div", { class: "main" }, tabs, toolbar.element, body), side));
   const update = (/** @type {Set<string>} */ changed) => {
     const [name, create] = VIEWS.find(([each]) => each === state.view) ?? VIEWS[0];
