@@ -5,9 +5,10 @@ import { decode, fromBase64 } from "./data.js";
 import { element, fill, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
 import { createLines } from "./lines.js";
+import { createLive, Server } from "./live.js";
 import { selectionName } from "./measure.js";
 import { Page } from "./page.js";
-import { onChange, startState, state, change } from "./state.js";
+import { change, fromStart, onChange, startState, state } from "./state.js";
 import { createStrip } from "./strip.js";
 import { createToolbar, select } from "./toolbar.js";
 
@@ -21,21 +22,20 @@ const VIEWS = [["lines", createLines]];
 const PANELS = [];
 
 /**
- * Returns the initial state of a payload.
- * @param {Payload} payload
+ * Returns the initial state of a payload, or of the live page before its first payload.
+ * @param {Payload | null} payload
  * @returns {import("./state.js").State}
  */
-function initialState({ documents }) {
-  const [first, second] = documents;
-  const [head] = first.start.heads;
+function initialState(payload) {
+  const [first, second] = payload?.documents.map(({ start }) => start) ?? [];
   return {
     view: "lines",
-    part: first.start.part,
-    row: first.start.row,
-    row2: second ? second.start.row : 0,
+    part: first?.part ?? "",
+    row: first?.row ?? 0,
+    row2: second?.row ?? 0,
     hover: null,
     column: null,
-    heads: [selectionName({ layer: head[0], head: head[1] })],
+    heads: first ? first.heads.map(([layer, head]) => selectionName({ layer, head })) : ["all"],
     measure: "norm",
     words: false,
     idle: true,
@@ -44,35 +44,82 @@ function initialState({ documents }) {
     sort: "layer",
     cut: "none",
     everywhere: true,
-    temperature: first.start.temperature,
+    temperature: first?.temperature ?? 1,
     top_k: 0,
     top_p: 1,
     min_p: 0,
     step: 1,
     theme: "auto",
     language: navigator.language.startsWith("de") ? "de" : "en",
+    text: "",
+    target: "",
+    model: "",
   };
 }
 
+/** What is on the page now. @type {{payload: Payload, parts: (((changed: Set<string>) => void) & {element: HTMLElement})[]} | null} */
+let current = null;
+
 /**
- * Shows a payload.
+ * Shows a payload. The state stays as it is.
  * @param {Payload} payload
+ * @param {Server | null} live
  */
-function show(payload) {
-  startState(initialState(payload));
-  setLanguage(state.language);
-  const pages = payload.documents.map((doc, at) => new Page(doc, at));
-  const parts = pages.map((page) => createText(page));
-  const update = (/** @type {Set<string>} */ changed) => {
-    if (changed.has("language")) setLanguage(state.language);
-    document.documentElement.dataset.theme = state.theme;
-    if (changed.has("language") || changed.has("all")) header(payload);
-    for (const part of parts) part(changed);
-  };
+function show(payload, live) {
+  const parts = payload.documents.map((doc, at) => createText(new Page(doc, at, live)));
+  current = { payload, parts };
   fill(element_("texts"), ...parts.map((part) => part.element));
-  onChange((_, changed) => update(changed));
   update(new Set(["all"]));
   document.body.dataset.ready = "true";
+}
+
+/** @param {Set<string>} changed */
+function update(changed) {
+  if (!current) return;
+  if (changed.has("language")) setLanguage(state.language);
+  document.documentElement.dataset.theme = state.theme;
+  if (changed.has("language") || changed.has("all")) header(current.payload);
+  for (const part of current.parts) part(changed);
+}
+
+/** @param {Payload} payload */
+function showFile(payload) {
+  startState(initialState(payload));
+  setLanguage(state.language);
+  show(payload, null);
+}
+
+function startLive() {
+  startState(initialState(null));
+  setLanguage(state.language);
+  document.documentElement.dataset.theme = state.theme;
+  const server = new Server();
+  /** @type {Payload | null} */
+  let before = null;
+  createLive(element_("live"), server, (payload) => {
+    follow(before, payload);
+    before = payload;
+    show(payload, server);
+  });
+}
+
+/**
+ * Changes the state for the next document of the live page: the attention, the heads and the row that it starts with,
+ * unless the ones that are shown exist in it. A row other than the last one stays.
+ * @param {Payload | null} before
+ * @param {Payload} payload
+ */
+function follow(before, { documents }) {
+  const { start, attentions } = documents[0];
+  const other = !before || before.documents[0].model !== documents[0].model;
+  const asked = before ? {} : fromStart();
+  /** @type {Partial<import("./state.js").State>} */
+  const values = {};
+  if (!attentions.some(({ part }) => part === state.part)) values.part = start.part;
+  if (other && !("heads" in asked)) values.heads = start.heads.map(([layer, head]) => selectionName({ layer, head }));
+  const last = before && state.row === before.documents[0].start.row;
+  if ((last || other) && !("row" in asked)) values.row = start.row;
+  Object.assign(state, values);
 }
 
 /** @param {string} id */
@@ -145,6 +192,11 @@ function fillTabs(tabs, current) {
 }
 
 const stored = /** @type {HTMLElement} */ (document.getElementById("data")).textContent ?? "";
-decode(fromBase64(stored.trim())).then(show, () => {
-  fill(element_("texts"), element("p", { role: "alert" }, text("damaged")));
-});
+onChange((_, changed) => update(changed));
+if (stored.trim()) {
+  decode(fromBase64(stored.trim())).then(showFile, () => {
+    fill(element_("texts"), element("p", { role: "alert" }, text("damaged")));
+  });
+} else {
+  startLive();
+}

@@ -17,10 +17,12 @@ export class Page {
   /**
    * @param {Doc} doc
    * @param {number} index 0, or 1 for the second text of a comparison
+   * @param {import("./live.js").Server | null} [live] the server of the live page
    */
-  constructor(doc, index) {
+  constructor(doc, index, live = null) {
     this.doc = doc;
     this.index = index;
+    this.live = live;
   }
 
   /** The attention that is shown. */

@@ -29,6 +29,9 @@
  * @property {number} step  how many steps of the arithmetic are unfolded
  * @property {string} theme  auto, light, dark or contrast
  * @property {string} language
+ * @property {string} text  the text of the live page
+ * @property {string} target  the translation of the live page; empty for the model's own
+ * @property {string} model  the model of the live page; empty for the one that the server was started with
  */
 
 /** @type {(keyof State)[]} */
@@ -51,7 +54,15 @@ const pending = new Set();
  */
 export function startState(values) {
   initial = { ...values };
-  Object.assign(state, values, fromAddress(location.hash));
+  addressed = fromAddress(location.hash);
+  Object.assign(state, values, addressed);
+}
+/** @type {Partial<State>} */
+let addressed = {};
+
+/** Returns the part of the state that the address gave when the page was opened. */
+export function fromStart() {
+  return addressed;
 }
 
 /**

@@ -1,0 +1,322 @@
+// @ts-check
+// The live page: a text that is read while it is typed, a model that writes, and the curve of a training run.
+
+import { decode } from "./data.js";
+import { element, fill, svg } from "./dom.js";
+import { fixed, number, percent, text } from "./format.js";
+import { change, onChange, state } from "./state.js";
+import { tableBehind } from "./table.js";
+
+/** @typedef {import("./data.js").Payload} Payload */
+/** @typedef {{id: number, label: string, model: number, drawn: number}} Chance */
+/** @typedef {{token: {id: number, label: string}, step: number, ends: boolean, written: string, uniform: number | null, left: number, chances: Chance[], settings: Record<string, number>}} Drawn */
+/** @typedef {{name: string, kind: string | null, loaded: boolean}} Listed */
+/** @typedef {{step: number[], loss: number[]}} Curve */
+
+const MOST_WRITTEN = 200; // tokens of one press of "Write"
+const SHOWN_CHANCES = 5;
+const POLL = 3000; // milliseconds between two requests for a curve
+
+/** Sends requests to the server of the page. A newer request of a kind cancels the older one. */
+export class Server {
+  constructor() {
+    this.client = crypto.getRandomValues(new Uint32Array(4)).join("-");
+    this.number = 0;
+    /** @type {Map<string, AbortController>} */
+    this.running = new Map();
+  }
+
+  /**
+   * Sends a request, and returns its response. Rejects with the message of the server, or with an AbortError if a newer
+   * request of the same kind was sent.
+   * @param {string} kind page, cut or next
+   * @param {Record<string, unknown>} fields
+   */
+  async post(kind, fields) {
+    this.running.get(kind)?.abort();
+    const controller = new AbortController();
+    this.running.set(kind, controller);
+    const body = JSON.stringify({ ...fields, client: this.client, number: this.number++ });
+    const response = await fetch(`/api/${kind}`, { method: "POST", headers: { "Content-Type": "application/json" }, body, signal: controller.signal });
+    return checked(response);
+  }
+
+  /**
+   * @param {string} path
+   * @returns {Promise<any>}
+   */
+  async get(path) {
+    return (await checked(await fetch(`/api/${path}`))).json();
+  }
+
+  /**
+   * Returns the document of a text.
+   * @returns {Promise<Payload>}
+   */
+  async page() {
+    return decode(await (await this.post("page", asked())).arrayBuffer());
+  }
+
+  /**
+   * Returns the effect of a cut on the prediction of a row.
+   * @param {Record<string, unknown>} cut
+   * @returns {Promise<any>}
+   */
+  async cut(cut) {
+    return (await this.post("cut", { ...asked(), ...cut })).json();
+  }
+}
+
+/** Returns the text and the model that are asked for. */
+function asked() {
+  return { text: state.text, model: state.model || null, target: state.target || null };
+}
+
+/**
+ * Returns a response, or throws the message of the server.
+ * @param {Response} response
+ */
+async function checked(response) {
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({ error: { message: `${response.status} ${response.statusText}`, hint: "" } }));
+  throw new Error([error.message, error.hint].filter(Boolean).join(" "));
+}
+
+/**
+ * Builds the controls of the live page, and asks for the first document.
+ * @param {HTMLElement} holder
+ * @param {Server} server
+ * @param {(payload: Payload) => void} show
+ */
+export function createLive(holder, server, show) {
+  const status = element("p", { class: "note", role: "status" });
+  /** @type {number[]} the tokens that were drawn since the text was typed */
+  let ids = [];
+  let typed = state.text;
+  const area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
+  area.value = state.text;
+  const target = element("input", { type: "text", name: "target", value: state.target });
+  const drawn = element("ol", { class: "drawn" });
+  const models = element("select", { name: "model" });
+  const writing = createWriting(draw, status);
+
+  /** @param {Promise<unknown>} request */
+  const report = (request) =>
+    request.then(
+      () => fill(status, ""),
+      (error) => error.name === "AbortError" || fill(status, String(error.message ?? error)),
+    );
+
+  async function refresh() {
+    if (!state.text.trim()) return fill(status, text("live.empty"));
+    const start = performance.now();
+    const payload = await server.page();
+    show(payload);
+    document.body.dataset.milliseconds = String(Math.round(performance.now() - start));
+  }
+
+  /** Forgets the drawn tokens, because the text is now another one. */
+  function edited() {
+    writing.stop();
+    ids = [];
+    typed = area.value;
+    fill(drawn);
+    change({ text: area.value, target: target.value });
+    state.text = area.value;
+    state.target = target.value;
+    report(refresh());
+  }
+
+  async function draw() {
+    const response = await server.post("next", { ...asked(), text: typed, target: null, ids, temperature: state.temperature, top_k: state.top_k, top_p: state.top_p, min_p: state.min_p, seed: seedOf(writing.seed) });
+    /** @type {Drawn} */
+    const found = await response.json();
+    writing.seed.value = String(found.settings.seed);
+    if (!found.ends) {
+      ids.push(found.token.id);
+      area.value = translates() ? typed : typed + found.written;
+      if (translates()) target.value = found.written;
+      change({ text: area.value, target: target.value });
+      state.text = area.value;
+      state.target = target.value;
+    }
+    drawn.prepend(drawnToken(found));
+    await refresh();
+    return !found.ends;
+  }
+
+  const translates = () => models.selectedOptions[0]?.dataset.kind === "encoder-decoder";
+  area.addEventListener("input", edited);
+  target.addEventListener("input", edited);
+  models.addEventListener("change", () => {
+    change({ model: models.value });
+    state.model = models.value;
+    target.value = "";
+    targetLabel.hidden = !translates();
+    edited();
+  });
+  const textName = element("span", { class: "control-name" });
+  const modelName = element("span", { class: "control-name" });
+  const targetName = element("span", { class: "control-name" });
+  const targetLabel = element("label", { class: "live-target", hidden: true }, targetName, target);
+  const curves = createCurves(server);
+  const name = () => {
+    fill(textName, text("live.text"));
+    fill(modelName, text("live.model"));
+    fill(targetName, text("live.target"));
+    writing.name();
+    curves.name();
+  };
+  name();
+  onChange((_, changed) => changed.has("language") && name());
+  fill(holder, element("label", { class: "live-text" }, textName, area), targetLabel, element("div", { class: "toolbar" }, element("label", {}, modelName, models), writing.element), status, drawn, curves.element);
+  report(
+    server.get("models").then(async (/** @type {{first: string, models: Listed[]}} */ listed) => {
+      const named = state.model || listed.first;
+      const known = listed.models.some((one) => one.name === listed.first) ? listed.models : [{ name: listed.first, kind: null, loaded: true }, ...listed.models];
+      fill(models, ...known.map((one) => element("option", { value: one.name, "data-kind": one.kind, selected: one.name === named }, one.name)));
+      targetLabel.hidden = !translates();
+      if (!state.text) {
+        area.value = text(translates() ? "live.example.translate" : "live.example");
+        typed = area.value;
+        state.text = area.value;
+      }
+      await refresh();
+    }),
+  );
+}
+
+/**
+ * Returns the buttons that let the model write.
+ * @param {() => Promise<boolean>} draw draws a token; returns whether the text goes on
+ * @param {HTMLElement} status
+ */
+function createWriting(draw, status) {
+  let running = false;
+  const seed = element("input", { type: "number", min: 0, name: "seed", class: "narrow" });
+  const run = async (/** @type {number} */ count) => {
+    if (running) return stop();
+    running = true;
+    name();
+    try {
+      for (let at = 0; at < count && running; at++) if (!(await draw())) break;
+    } catch (error) {
+      if (/** @type {Error} */ (error).name !== "AbortError") fill(status, String(/** @type {Error} */ (error).message));
+    }
+    running = false;
+    name();
+  };
+  const stop = () => {
+    running = false;
+  };
+  const one = element("button", { type: "button", "data-action": "draw", onclick: () => run(1) });
+  const many = element("button", { type: "button", "data-action": "write", onclick: () => run(MOST_WRITTEN) });
+  const seedName = element("span", { class: "control-name" });
+  const name = () => {
+    fill(one, text("live.draw"));
+    fill(many, text(running ? "live.stop" : "live.write"));
+    fill(seedName, text("live.seed"));
+  };
+  return { element: element("span", { class: "toolbar" }, one, many, element("label", {}, seedName, seed)), seed, stop, name };
+}
+
+/** @param {HTMLInputElement} input */
+function seedOf(input) {
+  return input.value === "" ? null : Number(input.value);
+}
+
+/**
+ * Returns a drawn token with the tokens that it was drawn from.
+ * @param {Drawn} found
+ */
+function drawnToken(found) {
+  const listed = found.chances.slice(0, SHOWN_CHANCES);
+  const own = found.chances.find(({ id }) => id === found.token.id);
+  if (own && !listed.includes(own)) listed.push(own);
+  const bar = (/** @type {Chance} */ chance) => {
+    const filled = element("span", { class: "bar" });
+    filled.style.width = `${Math.round(chance.drawn * 100)}px`;
+    return element("li", { class: chance === own ? "own" : "" }, element("code", {}, chance.label), " ", percent(chance.drawn), filled);
+  };
+  const summary = text("live.drawn", { step: found.step + 1, probability: percent(own ? own.drawn : 0), left: found.left, uniform: found.uniform === null ? "–" : fixed(found.uniform, 3) });
+  return element("li", {}, element("details", {}, element("summary", {}, element("code", {}, found.token.label), " ", summary), element("ul", {}, ...listed.map(bar))));
+}
+
+/**
+ * Returns the panel with the loss curves of a training run, which is asked for again while the panel is open.
+ * @param {Server} server
+ */
+function createCurves(server) {
+  const summary = element("summary");
+  const runs = element("select", { name: "run" });
+  const picture = element("div", {});
+  /** @type {{train: Curve, validation: Curve, status: string} | null} */
+  let found = null;
+  const table = tableBehind(() => ({
+    caption: text("curves.table"),
+    head: [text("curves.step"), text("curves.validation")],
+    rows: (found?.validation.step ?? []).map((step, at) => [String(step), fixed(found?.validation.loss[at] ?? NaN, 4)]),
+  }));
+  const details = element("details", { class: "curves" }, summary, runs, picture, table.element);
+  const draw = () => {
+    fill(picture, found ? lossPicture(found) : element("p", { class: "note" }, text("curves.none")));
+    table.update();
+  };
+  const poll = async () => {
+    if (!details.open || !runs.value) return;
+    const name = runs.value;
+    try {
+      found = await server.get(`runs/${encodeURIComponent(name)}`);
+    } catch {
+      found = null;
+    }
+    draw();
+    if (found?.status === "running") setTimeout(() => name === runs.value && poll(), POLL);
+  };
+  details.addEventListener("toggle", async () => {
+    if (!details.open) return;
+    const listed = (await server.get("runs")).runs;
+    fill(runs, ...listed.map((/** @type {{name: string, status: string}} */ run) => element("option", { value: run.name }, `${run.name} · ${run.status}`)));
+    draw();
+    await poll();
+  });
+  runs.addEventListener("change", poll);
+  return {
+    element: details,
+    name: () => {
+      fill(summary, text("curves"));
+      runs.setAttribute("aria-label", text("curves"));
+      if (details.open) draw();
+    },
+  };
+}
+
+/**
+ * Draws the losses of a run over its steps.
+ * @param {{train: Curve, validation: Curve}} found
+ */
+function lossPicture({ train, validation }) {
+  const [width, height, left, bottom] = [560, 200, 48, 24];
+  const curves = [train, validation].filter(({ step }) => step.length);
+  if (!curves.length) return element("p", { class: "note" }, text("curves.none"));
+  const steps = curves.flatMap(({ step }) => step);
+  const losses = curves.flatMap(({ loss }) => loss);
+  const [first, last, low, high] = [Math.min(...steps), Math.max(...steps), Math.min(...losses), Math.max(...losses)];
+  const x = (/** @type {number} */ step) => left + ((step - first) / (last - first || 1)) * (width - left - 8);
+  const y = (/** @type {number} */ loss) => 8 + ((high - loss) / (high - low || 1)) * (height - bottom - 8);
+  const line = (/** @type {Curve} */ { step, loss }, /** @type {string} */ color) =>
+    svg("polyline", { points: step.map((each, at) => `${x(each)},${y(loss[at])}`).join(" "), fill: "none", stroke: color, "stroke-width": 2 });
+  const label = (/** @type {number} */ across, /** @type {number} */ down, /** @type {string} */ words, /** @type {string} */ anchor) =>
+    svg("text", { x: across, y: down, fill: "var(--quiet)", "font-size": 12, "text-anchor": anchor }, words);
+  return svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": text("curves.table"), class: "wide" },
+    line(train, "var(--head-4)"),
+    line(validation, "var(--head-1)"),
+    label(left - 6, y(high) + 4, number(high), "end"),
+    label(left - 6, y(low) + 4, number(low), "end"),
+    label(left, height - 6, String(first), "start"),
+    label(width - 8, height - 6, String(last), "end"),
+    label(width - 8, 16, `${text("curves.train")} – ${text("curves.validation")}`, "end"),
+  );
+}
