@@ -42,10 +42,11 @@ FLOORS = {
     "views": 7,
     "pages": 8,
     "library": 9,
+    "serve": 10,
     "cli": 11,
     "__main__": 12,
 }
-OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
+OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render", "starlette": "serve", "uvicorn": "serve"}
 
 
 def imports(file, types=True):
@@ -100,7 +101,7 @@ def test_render_imports_torch_for_annotations_only():
 def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = (*extras["plot"], *extras["tensorboard"], *extras["translation"])
+    optional = (*extras["plot"], *extras["tensorboard"], *extras["translation"], *extras["serve"])
     declared = {re.match("[a-z0-9_]+", name)[0] for name in (*project["dependencies"], *optional)}
     known = {*sys.stdlib_module_names, "attncli", *declared}
     used = {module.split(".")[0] for file in FILES for module in imports(file)}

@@ -34,7 +34,7 @@ from attncli.generation.token_details import TokenDetails, describe_tokens
 from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.text.tokenizer import Tokenizer
 
-_UNIFORMS_PER_DRAW = 256  # random numbers that a sample draws at once, for its next tokens
+UNIFORMS_PER_DRAW = 256  # random numbers that a sample draws at once, for its next tokens
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 _ADMITTED_SHARE = 4  # waiting samples enter when 1/4 of the slots are free: reading many prompts at once is faster
 
@@ -141,9 +141,9 @@ class _Sequence:
 
     def uniform(self) -> float:
         """Returns the uniform random number that draws the next token."""
-        at = self.generated % _UNIFORMS_PER_DRAW
+        at = self.generated % UNIFORMS_PER_DRAW
         if at == 0:
-            self._uniforms = uniforms([self.stream], _UNIFORMS_PER_DRAW)[0].tolist()
+            self._uniforms = uniforms([self.stream], UNIFORMS_PER_DRAW)[0].tolist()
         return self._uniforms[at]
 
     @property

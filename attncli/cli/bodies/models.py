@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
+from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import TRAIN_FIRST
-from attncli.checkpoint.families.registry import config_from_json
+from attncli.checkpoint.listing import list_known
 from attncli.cli.bodies.results import show_result
-from attncli.errors import AttnError
 from attncli.model.count import count_parameters
-from attncli.paths import real
 from attncli.render.console import print_note
 from attncli.render.models import models_document, models_table
 
 
 def run(*, json: bool) -> None:
     """Prints a table of the models, or a note if there are none."""
-    entries = known_models()
-    parameters = {}
-    for entry in entries:
-        with suppress(AttnError):  # the table shows that the model cannot be used
-            parameters[entry.name] = sum(count_parameters(config_from_json(entry.config)).values())
-    default = None
-    with suppress(AttnError):  # there is no model, or ATTNCLI_MODEL names none
-        chosen = real(find_model(None))
-        default = next((entry.name for entry in entries if real(entry.path) == chosen), None)
+    listing = list_known()
+    entries, default = listing.entries, listing.default
+    parameters = {name: sum(count_parameters(shape).values()) for name, shape in listing.shapes.items()}
     if not entries and not json:
         print_note(f"There is no model in ./{MODELS_FOLDER} yet. {TRAIN_FIRST}")
         return

@@ -1,0 +1,36 @@
+"""What `attncli models` lists: the models that -m can name, their shapes, and which one is the default. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from attncli.checkpoint.catalog import ModelEntry, find_model, known_models
+from attncli.checkpoint.families.registry import config_from_json
+from attncli.config import ModelConfig
+from attncli.errors import AttnError
+from attncli.paths import real
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The models, the shape of each one that can be used, and the name of the default."""
+
+    entries: Sequence[ModelEntry]
+    shapes: dict[str, ModelConfig]
+    default: str | None
+
+
+def list_known() -> Listing:
+    """Returns the models that -m can name."""
+    entries = known_models()
+    shapes = {}
+    for entry in entries:
+        with suppress(AttnError):  # the table shows that the model cannot be used
+            shapes[entry.name] = config_from_json(entry.config)
+    default = None
+    with suppress(AttnError):  # there is no model, or ATTNCLI_MODEL names none
+        chosen = real(find_model(None))
+        default = next((entry.name for entry in entries if real(entry.path) == chosen), None)
+    return Listing(entries, shapes, default)

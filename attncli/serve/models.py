@@ -1,0 +1,97 @@
+"""The models of a server: the one it was started with, and those of `attncli models`, loaded when a request names them.
+
+At most KEPT models are in memory; the one that was not asked for longest is dropped. A model is loaded again when its
+directory was replaced, as a training run does with every save. All methods but `known` are called in the model thread.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from attncli.checkpoint.catalog import known_models
+from attncli.checkpoint.load import LoadedModel, load_model
+from attncli.generation.loading import backend_for
+from attncli.generation.one_token import OneByOne
+from attncli.serve.refusal import Refusal
+from attncli.serve.worker import ModelThread
+
+KEPT = 3  # models
+
+
+class ServedModel:
+    """A loaded model, and what draws its tokens."""
+
+    def __init__(self, loaded: LoadedModel, check: Callable[[], None]) -> None:
+        self.loaded, self._check = loaded, check
+        self.state = _state(loaded.path)
+        self._drawer: OneByOne | None = None
+
+    def refuse_long(self, text: str, pair: str | None = None, target: str | None = None) -> None:
+        """Raises Refusal with status 422 for a text that is longer than the context. Other errors are found later."""
+        context, longest = self.loaded.model.config.context, len(self.loaded.pieces(text))
+        if pair is not None and self.loaded.model.config.segments > 1:
+            longest = len(self.loaded.pieces(text, pair))
+        if target is not None and self.loaded.translates:
+            longest = max(longest, len(self.loaded.target(target)))
+        if longest > context:
+            raise Refusal(
+                422,
+                f"The text has {longest:,} tokens, and the model reads at most {context:,}.",
+                "Give a shorter text.",
+            )
+
+    @property
+    def drawer(self) -> OneByOne:
+        """Draws tokens; on a CPU, the network in C then has its own copy of the weights."""
+        if self._drawer is None:
+            self._drawer = OneByOne(self.loaded, backend_for(self.loaded.model), self._check)
+        return self._drawer
+
+
+class Models:
+    """The models of a server, by name."""
+
+    def __init__(self, first: LoadedModel, device: torch.device, thread: ModelThread) -> None:
+        self._device, self._thread = device, thread
+        self.first = first.name
+        self._places = {first.name: first.path}  # the first model may be in none of the folders of `attncli models`
+        self._held: OrderedDict[str, ServedModel] = OrderedDict()
+        self._hold(first)
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The names of the models in memory."""
+        return frozenset(self._held)
+
+    def get(self, name: str | None) -> ServedModel:
+        """Returns a model by its name; None means the first one. Raises Refusal with status 404 for another name."""
+        name = self.first if name is None else name
+        held = self._held.get(name)
+        if held is not None and held.state == _state(held.loaded.path):
+            self._held.move_to_end(name)
+            return held
+        path = self._places.get(name) or next((entry.path for entry in known_models() if entry.name == name), None)
+        if path is None:
+            raise Refusal(404, "There is no model of this name.", "GET /api/models lists the names.")
+        self._held.pop(name, None)
+        while len(self._held) >= KEPT:
+            self._held.popitem(last=False)
+        return self._hold(load_model(path, self._device, torch.float32), name)
+
+    def _hold(self, loaded: LoadedModel, name: str | None = None) -> ServedModel:
+        self._thread.watch(loaded.model)
+        held = self._held[name or loaded.name] = ServedModel(loaded, self._thread.check)
+        return held
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Returns a value that changes when a model's directory is replaced; None while there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -1,0 +1,154 @@
+"""Runs the application with uvicorn: the socket, the connections, the signals and the browser.
+
+The socket is opened before a model is loaded, so that a port in use is reported at once. A signal ends the server
+within a second: what runs is cancelled and answered with status 503, then the handler of `stopping` ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from http import HTTPStatus
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from attncli.errors import UsageProblem
+from attncli.serve.guard import Guard
+from attncli.serve.refusal import refused
+from attncli.serve.service import Service
+
+_LAST_SECONDS = 1  # for the answers that are on their way when the server ends
+_BACKLOG = 128
+_IDLE_SECONDS = 30  # of a connection between two requests
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens on an address; port 0 means any free port.
+
+    Raises UsageProblem for a port in use, and for an address that this machine does not have.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise _no_address(host) from None
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a client has just left is free
+        made.bind(address)
+        made.listen(_BACKLOG)
+    except OSError as problem:
+        made.close()
+        raise _not_opened(problem, host, port) from None
+    return made
+
+
+def _not_opened(problem: OSError, host: str, port: int) -> UsageProblem:
+    if problem.errno == errno.EADDRINUSE:
+        hint = f"Give another: {{}} {port + 1 if port < 65535 else 8000}, or 0 for any free port."
+        return UsageProblem.naming(
+            lambda named: (f"{named('port')} {port} is in use on {host}.", hint.format(named("port")))
+        )
+    if problem.errno in (errno.EACCES, errno.EPERM):
+        return UsageProblem.naming(
+            lambda named: (f"{named('port')} {port} is not free for this user.", "Give one from 1024.")
+        )
+    return _no_address(host)
+
+
+def _no_address(host: str) -> UsageProblem:
+    return UsageProblem.naming(
+        lambda named: (f"{named('host')} {host!r} is no address of this machine.", "For this machine alone: 127.0.0.1.")
+    )
+
+
+def address_of(listening: socket.socket, host: str) -> str:
+    """Returns the address of a page on a socket: 'http://127.0.0.1:8000/'."""
+    port = listening.getsockname()[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+class Connection(H11Protocol):
+    """A connection whose first line and headers must arrive in time; too many connections are closed at once."""
+
+    most = 256
+    head_seconds = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins to wait for the head of a request."""
+        super().connection_made(transport)
+        self._waiting: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.most:
+            self._end_with(503, f"More than {self.most} connections are open.", **{"Retry-After": "1"})
+            return
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads a part of a request. From a complete head on, the application limits the time."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._waiting is None and not self.transport.is_closing():
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP, in the form of all errors."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # the answer to an earlier request is on its way
+        else:
+            self._end_with(400, "This is not a request of HTTP/1.1.")
+
+    def _end_with(self, status: int, message: str, **headers: str) -> None:
+        answer = refused(status, message, "", {**headers, "Connection": "close"})
+        head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+        line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        self.transport.write(f"{line}{head}\r\n".encode() + bytes(answer.body))
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._waiting = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+class Server(uvicorn.Server):
+    """A server that cancels what runs when it ends."""
+
+    def __init__(self, application: Guard, service: Service) -> None:
+        limits = service.limits
+        bounded = type("Bounded", (Connection,), {"most": limits.connections, "head_seconds": limits.head_seconds})
+        super().__init__(
+            uvicorn.Config(
+                application,
+                http=bounded,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                interface="asgi3",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_IDLE_SECONDS,
+                timeout_graceful_shutdown=_LAST_SECONDS,
+            )
+        )
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the server: refuses new connections, cancels what runs, and lets the answers out."""
+        self._service.thread.end()
+        await super().shutdown(sockets)

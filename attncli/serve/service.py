@@ -1,0 +1,46 @@
+"""Service: what every route needs: the models, the thread that runs them, the desk and the limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from starlette.concurrency import run_in_threadpool
+
+from attncli.checkpoint.load import LoadedModel
+from attncli.serve.desk import Desk
+from attncli.serve.limits import Limits
+from attncli.serve.models import Models
+from attncli.serve.worker import ModelThread
+
+T = TypeVar("T")
+_READERS = 2  # requests that read files at the same time
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a server that its routes share."""
+
+    page: str
+    models: Models
+    thread: ModelThread
+    desk: Desk
+    limits: Limits
+    readers: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, page: str, first: LoadedModel, device: torch.device, limits: Limits | None = None) -> Service:
+        """Returns the service of a page and a loaded model. Starts the model thread."""
+        limits = limits or Limits()
+        thread = ModelThread(limits.waiting)
+        return cls(
+            page, Models(first, device, thread), thread, Desk(thread, limits), limits, asyncio.Semaphore(_READERS)
+        )
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Runs `work`, which reads files, in another thread than the event loop and the model."""
+        async with self.readers:
+            return await run_in_threadpool(work)

@@ -1,0 +1,135 @@
+"""The model thread: runs jobs one after another, so that one model never computes two things at once.
+
+A job is cancelled by the event loop at any time. If it waits, it never runs. If it runs, `check` raises Cancelled in
+the model thread. Every block of a loaded network calls `check` before it computes, because `watch` hooks it; so a
+cancelled job ends within one layer, whatever it computes. The hooks do not change what a network computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from attncli.model.stack import Block
+from attncli.serve.refusal import Refusal
+
+T = TypeVar("T")
+
+
+class Cancelled(BaseException):
+    """Raised in the model thread to end a job that was cancelled. No handler of Exception stops it."""
+
+
+class Job(Generic[T]):
+    """Something to compute in the model thread. Made and cancelled in the event loop."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.work = work
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[T] = self._loop.create_future()
+
+    def cancel(self, why: Refusal) -> None:
+        """Answers the job with a refusal, unless it has an answer, and ends it."""
+        self.cancelled = True
+        if not self.answer.done():
+            self.answer.set_exception(why)
+            self.answer.exception()  # the client may have left, so that nobody awaits the answer
+
+    def finish(self, result: T | None, problem: BaseException | None) -> None:
+        """Gives the answer to the event loop; called in the model thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._answer, result, problem)
+        except RuntimeError:  # the event loop has ended
+            return
+
+    def _answer(self, result: Any, problem: BaseException | None) -> None:
+        if self.answer.done():
+            return
+        if problem is None:
+            self.answer.set_result(result)
+        else:
+            self.answer.set_exception(problem)
+
+
+class ModelThread:
+    """A thread that runs jobs in the order of their arrival."""
+
+    def __init__(self, waiting: int) -> None:
+        """At most `waiting` jobs wait while one runs."""
+        self._most = waiting
+        self._jobs: deque[Job[Any]] = deque()
+        self._running: Job[Any] | None = None
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job[Any]) -> None:
+        """Adds a job. Raises Refusal with status 503 if too many jobs wait, or if the server ends."""
+        with self._changed:
+            if self._ended:
+                raise _ends()
+            self._jobs = deque(one for one in self._jobs if not one.cancelled)
+            if len(self._jobs) + (self._running is not None) > self._most:
+                raise Refusal(
+                    503, f"{self._most} requests already wait for the model.", "Ask again in a moment.", retry=1
+                )
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def check(self) -> None:
+        """Raises Cancelled if the job that calls this was cancelled; called in the model thread."""
+        job = self._running
+        if job is not None and job.cancelled and threading.current_thread() is self._thread:
+            raise Cancelled
+
+    def watch(self, network: nn.Module) -> None:
+        """Makes every block of a network call `check` before it computes."""
+        for module in network.modules():
+            if isinstance(module, Block):
+                module.register_forward_pre_hook(lambda *_: self.check())
+
+    def end(self) -> None:
+        """Cancels all jobs, and ends the thread when its present job has ended. Called in the event loop."""
+        with self._changed:
+            self._ended = True
+            jobs = [*self._jobs, *([self._running] if self._running else [])]
+            self._jobs.clear()
+            self._changed.notify()
+        for job in jobs:
+            job.cancel(_ends())
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            result: Any = None
+            problem: Exception | None = None
+            try:
+                self.check()
+                result = job.work()
+            except Cancelled:
+                problem = _ends()  # it was answered when it was cancelled
+            except StopIteration as raised:  # no future takes this exception
+                problem = RuntimeError(f"{raised!r} left a job")
+            except Exception as raised:
+                problem = raised
+            except BaseException as raised:  # would end the event loop
+                problem = RuntimeError(f"{raised!r} left a job")
+            job.finish(result, problem)
+
+    def _next(self) -> Job[Any] | None:
+        with self._changed:
+            self._running = None
+            while not self._jobs and not self._ended:
+                self._changed.wait()
+            self._running = None if self._ended else self._jobs.popleft()
+            return self._running
+
+
+def _ends() -> Refusal:
+    return Refusal(503, "The server ends.", "Start it again: attncli serve", retry=5)

@@ -1,0 +1,189 @@
+"""What is asked: the next token, the models, the runs."""
+
+import json
+
+import pytest
+
+from attncli.checkpoint.directory import METRICS
+from attncli.checkpoint.save import write_checkpoint
+from attncli.library import load as load_model
+from attncli.serve.models import KEPT
+from attncli.text.tokenizer_training import byte_tokenizer
+from tests.support.checkpoints import checkpoint, without_manifest, write_random_model
+from tests.support.commands import ask
+from tests.support.encoders import write_bert
+from tests.support.serving import served
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Returns the user's folder of models, which is empty."""
+    (tmp_path / "own").mkdir()
+    monkeypatch.setenv("ATTNCLI_MODELS", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+def drawn(one, count, **fields):
+    """Draws tokens one after another; returns the answers."""
+    answers = []
+    while len(answers) < count and not (answers and answers[-1]["ends"]):
+        ids = [answer["token"]["id"] for answer in answers]
+        answer = one.post("/api/next", {"ids": ids, **fields})
+        assert answer.status_code == 200, answer.text
+        answers.append(answer.json())
+    return answers
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0}, {"temperature": 1.4, "top_k": 9, "top_p": 0.8, "min_p": 0}]
+)
+def test_the_tokens_are_those_of_generate_with_the_same_seed(settings, here):
+    text = "Once upon a time"
+    (sample,) = load_model("m").generate_all(text, seed=5, max_new_tokens=30, **settings)
+    answers = drawn(here, 30, text=text, seed=5, **settings)
+    assert tuple(answer["token"]["id"] for answer in answers) == sample.ids
+    assert answers[-1]["written"] == sample.text
+    assert [answer["step"] for answer in answers] == list(range(len(answers)))
+
+
+def test_an_answer_has_what_the_token_was_drawn_from(here):
+    answer = here.post("/api/next", {"text": "Once", "seed": 1, "top_k": 3, "min_p": 0, "count": 8}).json()
+    chances = answer["chances"]
+    assert answer["left"] == sum(chance["drawn"] > 0 for chance in chances) == 3
+    assert sum(chance["drawn"] for chance in chances) == pytest.approx(1)
+    assert [chance["model"] for chance in chances] == sorted((chance["model"] for chance in chances), reverse=True)
+    assert answer["token"]["id"] in {chance["id"] for chance in chances if chance["drawn"] > 0}
+    assert answer["settings"] == {"temperature": 1.0, "top_k": 3, "top_p": 1.0, "min_p": 0.0, "seed": 1}
+    assert 0 <= answer["uniform"] < 1
+    assert answer["model"] == "m"
+
+
+def test_without_a_seed_one_is_drawn_and_told(here):
+    seeds = {here.post("/api/next", {"text": "Once"}).json()["settings"]["seed"] for _ in range(8)}
+    assert len(seeds) > 1
+    seed = seeds.pop()
+    answers = [here.post("/api/next", {"text": "Once", "seed": seed}).json() for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
+def test_an_encoder_alone_continues_no_text(here, own):
+    write_bert(own / "bert")
+    answer = here.post("/api/next", {"text": "The [MASK] barked.", "model": "bert"})
+    assert answer.status_code == 400
+    assert "encoder alone" in answer.json()["error"]["message"]
+
+
+# Models
+
+
+def test_the_models_are_those_of_the_command(here, own, capsys):
+    write_random_model(own / "other", byte_tokenizer())
+    answer = here.client.get("/api/models").json()
+    listed = json.loads(ask(capsys, "models", "--json")[1])
+    assert answer["first"] == "m"
+    assert [one["name"] for one in answer["models"]] == [one["name"] for one in listed] == ["other", "m"]
+    for ours, theirs in zip(answer["models"], listed, strict=True):
+        assert ours.pop("kind") == "decoder"
+        assert ours.pop("context") == 96
+        assert ours.pop("loaded") == (ours["name"] == "m")
+        theirs.pop("path")
+        assert ours == theirs
+
+
+def test_a_few_models_stay_in_memory(here, own):
+    for number in range(KEPT + 1):
+        write_random_model(own / f"x{number}", byte_tokenizer())
+        assert here.post("/api/next", {"text": "a", "model": f"x{number}"}).json()["model"] == f"x{number}"
+    assert here.service.models.loaded == {f"x{number}" for number in range(1, KEPT + 1)}
+    assert here.post("/api/next", {"text": "a"}).json()["model"] == "m"
+    assert "x1" not in here.service.models.loaded
+    assert "m" in here.service.models.loaded
+
+
+def test_a_model_that_was_saved_again_is_read_again(here, own):
+    path = own / "run"
+    fields = {"text": "Once", "model": "run", "seed": 1, "count": 3}
+    answers = []
+    for seed in (1, 1, 2):
+        write_checkpoint(path, checkpoint(seed))
+        answers.append(here.post("/api/next", fields).json()["chances"])
+    assert answers[0] == answers[1] != answers[2]
+
+
+# Runs
+
+
+@pytest.fixture
+def training(at_home):
+    with served(at_home, "story") as one:
+        yield one
+
+
+def test_a_run_has_the_curves_of_plot(training, capsys):
+    (plotted,) = json.loads(ask(capsys, "plot", "story", "--json")[1])["runs"]
+    plotted.pop("path")
+    listed = training.client.get("/api/runs").json()
+    assert listed == {"runs": [{"name": "story", "status": "finished"}]}
+    answer = training.client.get("/api/runs/story").json()
+    assert answer == plotted | {"status": "finished"}
+    steps = answer["train"]["step"]
+    assert len(steps) > 2
+    later = training.client.get("/api/runs/story", params={"after": steps[1]}).json()
+    assert later["train"]["step"] == steps[2:]
+    assert later["train"]["seconds"] == answer["train"]["seconds"][2:]
+    assert later["final_validation"] == answer["final_validation"]
+    assert training.client.get("/api/runs/story", params={"after": steps[-1]}).json()["train"]["step"] == []
+
+
+def test_a_run_of_another_name_and_a_bad_step_are_refused(training):
+    for name in ("x", "..", "%2e%2e", "..%2f..%2fetc", "story%00", "story.jsonl", "checkpoints%2fstory"):
+        answer = training.client.get(f"/api/runs/{name}")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"]
+    for after in ("x", "-2", "1.5", "", "9" * 16, "１"):
+        assert training.client.get("/api/runs/story", params={"after": after}).status_code == 400
+
+
+def test_a_run_without_measurements_is_asked_again_later(here, own):
+    path = own / "young"
+    write_checkpoint(path, checkpoint())
+    (without_manifest(path) / METRICS).write_text("")
+    assert [one["name"] for one in here.client.get("/api/runs").json()["runs"]] == ["young"]
+    answer = here.client.get("/api/runs/young")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (404, "5")
+
+
+# Bugs
+
+
+def test_a_bug_is_answered_and_told_on_standard_error_and_the_server_goes_on(here, monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("a secret of the server")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("attncli.serve.routes.next._drawn", fail)
+        answer = here.post("/api/next", {"text": "a"})
+        patched.setattr("attncli.serve.routes.models.list_known", fail)
+        assert here.client.get("/api/models").status_code == 500
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "error": {
+            "message": "This is a bug of attncli.",
+            "hint": "The server goes on. The traceback is on its standard error.",
+        }
+    }
+    assert "a secret of the server" in capsys.readouterr().err
+    assert here.post("/api/next", {"text": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"), [(MemoryError, 503), (RuntimeError("out of memory"), 503), (OSError, 422)]
+)
+def test_a_machine_without_room_is_told(problem, status, here, monkeypatch):
+    def fail(*_):
+        raise problem
+
+    monkeypatch.setattr("attncli.serve.routes.next._drawn", fail)
+    answer = here.post("/api/next", {"text": "a"})
+    assert answer.status_code == status
+    assert ("Retry-After" in answer.headers) == (status == 503)
