@@ -24,7 +24,7 @@ _CHUNK = 256  # tokens; between two chunks, `between` may end a long prefill
 
 
 @dataclass(frozen=True)
-class Chance:
+class DrawChance:
     """A possible token: its probability in the model's own distribution, and in the one that the draw was from."""
 
     id: int
@@ -41,7 +41,7 @@ class OneToken:
     step: int  # the number of tokens that were drawn before
     ends: bool  # whether this token ends the text
     uniform: float | None  # the random number in [0, 1) of the draw; None at temperature 0
-    chances: tuple[Chance, ...]  # the most probable tokens of the model's own distribution, and the drawn token
+    chances: tuple[DrawChance, ...]  # the most probable tokens of the model's own distribution, and the drawn token
     left: int  # the number of tokens that the sampling steps left
     written: str  # the text of all drawn tokens, this one included
 
@@ -121,13 +121,13 @@ class OneByOne:
             self._read = list(ids[: at + _CHUNK])
         return logits
 
-    def _chances(self, logits: Tensor, left: Tensor, id_: int, count: int) -> tuple[Chance, ...]:
+    def _chances(self, logits: Tensor, left: Tensor, id_: int, count: int) -> tuple[DrawChance, ...]:
         """Returns the chances of the `count` most probable tokens of logits (1, V), and of the drawn token."""
         listed = best(logits, count)[0].tolist()
         listed = listed if id_ in listed else [*listed, id_]
         model, drawn = (row[0].double().softmax(-1)[listed].tolist() for row in (logits, left))
         name = self._loaded.tokenizer.name
-        return tuple(Chance(i, name(i), p, q) for i, p, q in zip(listed, model, drawn, strict=True))
+        return tuple(DrawChance(i, name(i), p, q) for i, p, q in zip(listed, model, drawn, strict=True))
 
     def _written(self, ids: Sequence[int], prompt: Sequence[int], translates: bool) -> str:
         hidden = self._loaded.end_ids | (self._loaded.tokenizer.special_ids if translates else frozenset())

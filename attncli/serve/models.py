@@ -14,6 +14,9 @@ import torch
 
 from attncli.checkpoint.catalog import known_models
 from attncli.checkpoint.load import LoadedModel, load_model
+from attncli.explain.defaults import AttentionPart
+from attncli.explain.heads import HeadScores
+from attncli.explain.model_heads import scores_by_part
 from attncli.generation.loading import backend_for
 from attncli.generation.one_token import OneByOne
 from attncli.serve.refusal import Refusal
@@ -29,6 +32,14 @@ class ServedModel:
         self.loaded, self._check = loaded, check
         self.state = _state(loaded.path)
         self._drawer: OneByOne | None = None
+        self._kinds: dict[AttentionPart, HeadScores] | None = None
+
+    @property
+    def kinds(self) -> dict[AttentionPart, HeadScores]:
+        """The scores of the heads, computed when they are first needed."""
+        if self._kinds is None:
+            self._kinds = scores_by_part(self.loaded)
+        return self._kinds
 
     def refuse_long(self, text: str, pair: str | None = None, target: str | None = None) -> None:
         """Raises Refusal with status 422 for a text that is longer than the context. Other errors are found later."""

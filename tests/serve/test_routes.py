@@ -1,18 +1,25 @@
 """What is asked: the next token, the models, the runs."""
 
 import json
+import zlib
 
 import pytest
 
 from attncli.checkpoint.directory import METRICS
 from attncli.checkpoint.save import write_checkpoint
+from attncli.explain.model_heads import scores_by_part
+from attncli.explain.page.document import page_document
 from attncli.library import load as load_model
+from attncli.render.page.assemble import live_page
+from attncli.render.page.payload import payload
 from attncli.serve.models import KEPT
+from attncli.serve.routes.page import policy_of
 from attncli.text.tokenizer_training import byte_tokenizer
-from tests.support.checkpoints import checkpoint, without_manifest, write_random_model
+from tests.support.checkpoints import checkpoint, without_manifest, write_random_model, write_random_translator
 from tests.support.commands import ask
 from tests.support.encoders import write_bert
-from tests.support.serving import served
+from tests.support.serving import PAGE, served
+from tests.support.translation import artificial_tokenizer
 
 
 @pytest.fixture
@@ -44,6 +51,18 @@ def test_the_tokens_are_those_of_generate_with_the_same_seed(settings, here):
     assert tuple(answer["token"]["id"] for answer in answers) == sample.ids
     assert answers[-1]["written"] == sample.text
     assert [answer["step"] for answer in answers] == list(range(len(answers)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.2, "seed": 3}])
+def test_a_translation_is_drawn_as_generate_writes_it(settings, here, own):
+    """It ends with the token that the model forces at the end of its context."""
+    write_random_translator(own / "t", artificial_tokenizer(), context=12)
+    (sample,) = load_model("t").generate_all("dog", max_new_tokens=50, **settings)
+    answers = drawn(here, 50, text="dog", model="t", **settings)
+    assert tuple(answer["token"]["id"] for answer in answers) == sample.ids
+    assert (answers[-1]["ends"], answers[-1]["written"]) == (True, sample.text)
+    too_many = here.post("/api/next", {"text": "dog", "model": "t", "ids": [5] * 12})
+    assert too_many.status_code == 400
 
 
 def test_an_answer_has_what_the_token_was_drawn_from(here):
@@ -187,3 +206,64 @@ def test_a_machine_without_room_is_told(problem, status, here, monkeypatch):
     answer = here.post("/api/next", {"text": "a"})
     assert answer.status_code == status
     assert ("Retry-After" in answer.headers) == (status == 503)
+
+
+# The page
+
+
+def header(data):
+    """Returns the JSON of a payload."""
+    plain = zlib.decompress(data)
+    length = int.from_bytes(plain[:4], "little")
+    return json.loads(plain[4 : 4 + length])
+
+
+def test_the_page_is_served_with_its_policy(here):
+    answer = here.client.get("/")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.text == PAGE
+    assert here.client.get("/favicon.ico").status_code == 204
+
+
+def test_the_live_page_may_ask_its_own_server_and_nobody_else():
+    policy = policy_of(live_page())
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "connect-src 'self'" in policy
+    assert policy.endswith("; frame-ancestors 'none'")
+    assert "unsafe" not in policy
+
+
+def test_the_data_of_a_text_are_those_of_the_file(here):
+    loaded = here.service.models.get(None).loaded
+    text, fields = "Once upon a time", {"row": 2, "temperature": 0.5}
+    answer = here.post("/api/page", {"text": text, **fields})
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    document = page_document(loaded, loaded.pieces(text), token=2, temperature=0.5, kinds=scores_by_part(loaded))
+    assert zlib.decompress(answer.content) == zlib.decompress(payload([document]))
+    (found,) = header(answer.content)["documents"]
+    assert found["model"] == "m"
+    assert found["start"]["row"] == 2
+
+
+def test_the_data_of_a_translation_have_three_attentions(here, own):
+    write_random_translator(own / "t", artificial_tokenizer())
+    answer = here.post("/api/page", {"text": "dog", "model": "t", "target": "Hund", "part": "encoder"})
+    assert answer.status_code == 200, answer.text
+    (found,) = header(answer.content)["documents"]
+    assert [one["part"] for one in found["attentions"]] == ["encoder", "decoder", "cross"]
+    assert found["start"]["part"] == "encoder"
+    assert header(here.post("/api/page", {"text": "dog", "model": "t"}).content)["documents"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"text": ""}, 400), ({"text": "a", "row": 99}, 400), ({"text": "a", "row": -1}, 400),
+        ({"text": "a", "part": "cross"}, 400), ({"text": "a", "part": "x"}, 400), ({"text": "a", "pair": "b"}, 400),
+        ({"text": "zq " * 500}, 422), ({"text": "a", "temperature": -1}, 400), ({"text": "a", "model": "x"}, 404),
+    ],
+)  # fmt: skip
+def test_a_text_that_cannot_be_shown_is_refused(fields, status, here):
+    answer = here.post("/api/page", fields)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]

@@ -10,7 +10,7 @@ from attncli.checkpoint import directory
 from attncli.checkpoint.load import load_model
 from attncli.checkpoint.save import Checkpoint, State, write_checkpoint
 from attncli.text.tokenizer_training import byte_tokenizer
-from tests.support.models import tiny_model
+from tests.support.models import ENCODER_DECODERS, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,13 @@ def write_random_model(path, tokenizer, **switches):
     """Writes a tiny random model with the tokenizer's vocabulary to a model directory."""
     model = tiny_model(vocab_size=tokenizer.vocab_size, **switches)
     write_checkpoint(path, Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+
+
+def write_random_translator(path, tokenizer, **switches):
+    """Writes a tiny random encoder-decoder with the tokenizer's vocabulary to a model directory."""
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": tokenizer.vocab_size} | switches)
+    ends = {"end_ids": frozenset({2}), "banned": frozenset({7}), "forced_end": 2}
+    write_checkpoint(path, Checkpoint(model.config, model.state_dict(), tokenizer, 40, **ends))
 
 
 def load(path):

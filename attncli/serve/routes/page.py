@@ -1,21 +1,61 @@
-"""GET /: the page."""
+"""GET / is the page, POST /api/page the data of a text: what the page shows of it, but for the cuts."""
 
 from __future__ import annotations
 
 import html
 import re
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from attncli.config.limits import FINITE_FROM_0, one_of
+from attncli.config.option import check, option
+from attncli.explain.defaults import PARTS, AttentionPart
+from attncli.explain.page.document import page_document
+from attncli.render.page.payload import payload
+from attncli.serve.desk import Order
+from attncli.serve.fields import read_fields
+from attncli.serve.models import ServedModel
 from attncli.serve.service import Service
+from attncli.views import ViewOptions, text_of
 
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', re.IGNORECASE)
+_EFFORT = 1  # of zlib: 9 takes longer than the network, and the data stay on this machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFields:
+    """The fields of a request that name a model and a text, and order the requests of a client."""
+
+    text: str
+    model: str | None = None
+    target: str | None = None  # for a model that translates; null: its own translation
+    pair: str | None = None  # for BERT: the second text of a pair
+    client: str | None = None
+    number: int | None = None
+
+    @property
+    def options(self) -> ViewOptions:
+        """The options of a view that choose the text."""
+        return ViewOptions(target=self.target, pair=self.pair)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageFields(TextFields):
+    """The fields of POST /api/page. Those of null have the default of `attncli explain --page`."""
+
+    row: int | None = None  # the row in focus
+    part: AttentionPart | None = option(None, "", limit=one_of(PARTS))  # the attention that is shown first
+    temperature: float = option(1.0, "", limit=FINITE_FROM_0)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def routes(service: Service) -> list[BaseRoute]:
-    """Returns the routes of the page itself."""
+    """Returns the routes of the page and of its data."""
     headers = {"Content-Security-Policy": policy_of(service.page)}
 
     async def page(request: Request) -> Response:
@@ -24,7 +64,27 @@ def routes(service: Service) -> list[BaseRoute]:
     async def icon(request: Request) -> Response:
         return Response(status_code=204)  # a browser asks for it; without an answer it reports an error
 
-    return [Route("/", page, methods=["GET"]), Route("/favicon.ico", icon, methods=["GET"])]
+    async def data(request: Request) -> Response:
+        given = await read_fields(request, PageFields, service.limits)
+        order = Order.of(given.client, given.number)
+        found = await service.desk.run(request, "page", order, lambda: _data(service.models.get(given.model), given))
+        return Response(found, media_type="application/octet-stream")
+
+    return [
+        Route("/", page, methods=["GET"]),
+        Route("/favicon.ico", icon, methods=["GET"]),
+        Route("/api/page", data, methods=["POST"]),
+    ]
+
+
+def _data(served: ServedModel, given: PageFields) -> bytes:
+    """Computes the payload of a text, in the model thread. Raises BadInput or UsageProblem."""
+    served.refuse_long(given.text, given.pair, given.target)
+    read = text_of(served.loaded, given.text, given.options)
+    document = page_document(
+        served.loaded, read, token=given.row, part=given.part, temperature=given.temperature, kinds=served.kinds
+    )
+    return payload([document], _EFFORT)
 
 
 def policy_of(page: str) -> str:
