@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attncli.checkpoint.load import LoadedModel
+from attncli.explain.compare import Comparison
 from attncli.explain.defaults import AttentionPart
 from attncli.explain.heads import HeadScores
 from attncli.explain.model_heads import scores_by_part
@@ -14,7 +15,8 @@ from attncli.explain.page.document import PageDocument, page_document, readings_
 from attncli.model.attention import Observer
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
-from attncli.views import ViewOptions, refuse_part, request
+from attncli.text.tokenizer import Piece
+from attncli.views import ViewOptions, refuse_part, request, translated_pair
 
 if TYPE_CHECKING:
     from attncli.views import Text
@@ -27,6 +29,27 @@ def html_page(loaded: LoadedModel, text: Text, token: str | None, options: ViewO
     """
     document = document_of(loaded, text, token, options, scores_by_part(loaded))
     return page_file(payload([document]), f"{loaded.name} · attncli")
+
+
+def html_comparison(loaded: LoadedModel, texts: Sequence[Sequence[Piece]], finding: Comparison) -> str:
+    """Returns the HTML file of two texts side by side, with the comparison of a word in them."""
+    kinds = scores_by_part(loaded)
+    read = [_read_alone(loaded, pieces) for pieces in texts]
+    documents = [
+        page_document(loaded, text, token=word.at, part=part, kinds=kinds)
+        for (text, part), word in zip(read, finding.words, strict=True)
+    ]
+    return page_file(payload(documents, finding), f"{loaded.name} · attncli")
+
+
+def _read_alone(loaded: LoadedModel, pieces: Sequence[Piece]) -> tuple[Text, AttentionPart | None]:
+    """Returns a text as the page reads it, and the attention in which a word of the text is a row.
+
+    An encoder-decoder also needs a translation: its own.
+    """
+    if not loaded.translates:
+        return pieces, None
+    return translated_pair(loaded, pieces, None), "encoder"
 
 
 def document_of(

@@ -340,19 +340,26 @@ def text_of(loaded: LoadedModel, text: str, options: ViewOptions) -> Text:
     The translation is `options.target`, or the model's own greedy translation. For an encoder alone, the tokens of the
     second text `options.pair` follow.
     """
+    pieces = loaded.pieces(text, options.pair)
+    return translated_pair(loaded, pieces, options.target) if loaded.translates else pieces
+
+
+def translated_pair(loaded: LoadedModel, source: Sequence[Piece], target: str | None) -> TextPair:
+    """Returns a source text and its translation as an encoder-decoder reads them.
+
+    The translation is `target`, or the model's own greedy translation. Raises BadInput for a source that is too long.
+    """
     from attncli.explain.question import refuse_length
     from attncli.explain.reading import TextPair
     from attncli.generation.continuation import translated
     from attncli.text.tokenizer import Piece
 
-    tokenizer, pieces = loaded.tokenizer, loaded.pieces(text, options.pair)
-    if loaded.model.config.kind != "encoder-decoder":
-        return pieces
-    refuse_length(pieces, loaded.model.config.context)
-    target = translated(loaded, pieces) if options.target is None else tokenizer.target.pieces(options.target)
+    tokenizer = loaded.tokenizer
+    refuse_length(source, loaded.model.config.context)
+    pieces = translated(loaded, source) if target is None else tokenizer.target.pieces(target)
     start = [Piece(id_, tokenizer.name(id_).strip(), 0) for id_ in loaded.target()]
     end = min(loaded.end_ids)
-    return TextPair(tuple(pieces), (*start, *target), Piece(end, tokenizer.name(end).strip(), 0))
+    return TextPair(tuple(source), (*start, *pieces), Piece(end, tokenizer.name(end).strip(), 0))
 
 
 def refuse_generate(loaded: LoadedModel, generate: int) -> None:

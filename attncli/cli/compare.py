@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attncli.cli.shared import JSON, ModelSource, Pictures
+from attncli.cli.shared import JSON, ModelSource, PageFile, Pictures
 from attncli.config.limits import at_least
 from attncli.config.option import REQUIRED, argument, option
 
@@ -20,6 +20,7 @@ def compare(
     token: tuple[str, ...] = option((), _TOKEN),
     layer: int | None = option(None, _LAYER, limit=at_least(0)),
     json: bool = JSON,
+    page: PageFile,
     pictures: Pictures,
 ) -> None:
     """Compare a word's vectors in two texts, layer by layer, and show which tokens made them differ.
@@ -27,7 +28,7 @@ def compare(
     attncli compare "He could not bear" "She saw a big brown bear"
     attncli compare "his right hand, then his left" "sad when her mom left"
     """
-    pictures.refuse()
+    pictures.refuse({"--page": page.page})
     from attncli.cli.bodies.compare import run
 
-    run((a, b), source, token, layer, json, pictures)
+    run((a, b), source, token, layer, json, page, pictures)

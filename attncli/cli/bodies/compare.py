@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attncli.cli.bodies.results import show_result
+from attncli.cli.bodies.results import show_result, write_page
 from attncli.cli.loading import load
-from attncli.cli.shared import ModelSource, Pictures
+from attncli.cli.shared import ModelSource, PageFile, Pictures
 from attncli.explain.compare import compare, find_words
+from attncli.pages import html_comparison
 from attncli.render.compare import comparison_document, comparison_screen
 
 
@@ -17,6 +18,7 @@ def run(
     tokens: Sequence[str],
     layer: int | None,
     json: bool,
+    page: PageFile,
     pictures: Pictures,
 ) -> None:
     """Prints how similar a word's vectors are in two texts. Raises UsageProblem for a word that one text lacks."""
@@ -30,3 +32,4 @@ def run(
         title="attncli compare",
         pictures=pictures,
     )
+    write_page(page, lambda: html_comparison(loaded, pieces, finding))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import webbrowser
 from dataclasses import replace
 from pathlib import Path
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.cli.bodies.results import write_asked, write_pictures
+from attncli.cli.bodies.results import write_asked, write_page, write_pictures
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource, PageFile, Pictures
 from attncli.explain.first_screen import Explanation
@@ -53,15 +52,7 @@ def run(
         show(console, functions.screen(finding, loaded.name, console))
     _write_tables(finding, reading, options.csv, options.npz)
     write_pictures(lambda console: functions.screen(finding, loaded.name, console), "attncli explain", pictures)
-    if page.page is not None:
-        _write_page(page.page, html_page(loaded, read, token, options), show=page.open)
-
-
-def _write_page(file: Path, text: str, *, show: bool) -> None:
-    """Writes the interactive page, and opens it in a browser if `show`."""
-    write_asked(file, "--page", lambda opened: opened.write(text.encode()))
-    if show and not webbrowser.open(file.absolute().as_uri()):
-        print_note("no browser was found; open the file yourself")
+    write_page(page, lambda: html_page(loaded, read, token, options))
 
 
 def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[Piece]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from attncli.cli.outputs import write_file
-from attncli.cli.shared import Pictures
+from attncli.cli.shared import PageFile, Pictures
 from attncli.render.console import output, print_json, print_note, show
 from attncli.render.picture import Draw
 from attncli.render.themes import DEFAULT_THEME
@@ -35,6 +36,16 @@ def write_pictures(draw: Draw, title: str, pictures: Pictures) -> None:
     theme = pictures.theme or DEFAULT_THEME
     write_asked(pictures.svg, "--svg", lambda file: file.write(svg_picture(draw, title, theme=theme).encode()))
     write_asked(pictures.html, "--html", lambda file: file.write(html_picture(draw, title, theme=theme).encode()))
+
+
+def write_page(page: PageFile, html: Callable[[], str]) -> None:
+    """Writes the interactive page to the file of --page, and opens it in a browser with --open."""
+    if page.page is None:
+        return
+    text = html()
+    write_asked(page.page, "--page", lambda file: file.write(text.encode()))
+    if page.open and not webbrowser.open(page.page.absolute().as_uri()):
+        print_note("no browser was found: open the file yourself")
 
 
 def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], object]) -> None:

@@ -24,6 +24,7 @@ from attncli.render.escape import token_label
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
+    from attncli.explain.compare import Comparison
     from attncli.explain.heads import HeadScores
     from attncli.explain.page.attention import PageAttention, Vectors
     from attncli.explain.page.document import PageDocument
@@ -35,13 +36,14 @@ _ALIGNED = 8
 _TYPES = {"u1": "u8", "u2": "u16", "i1": "i8", "i2": "i16", "i4": "i32", "f4": "f32", "f8": "f64"}
 
 
-def payload(documents: Sequence[PageDocument], level: int = 9) -> bytes:
-    """Returns the compressed bytes of one document, or of two that are compared. `level` is the effort of zlib."""
+def payload(documents: Sequence[PageDocument], comparison: Comparison | None = None, level: int = 9) -> bytes:
+    """Returns the compressed bytes of one document, or of two and their comparison. `level` is the effort of zlib."""
     arrays = _Arrays()
     header = {
         "format": FORMAT,
         "tool": f"attncli {__version__}",
         "documents": [_document(document, arrays) for document in documents],
+        "comparison": None if comparison is None else _comparison(comparison, arrays),
     }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     start = struct.pack("<I", len(text)) + text
@@ -99,6 +101,21 @@ def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
         "limits": [
             {"code": limit.code, "part": limit.part, "shown": limit.shown, "of": limit.of} for limit in document.limits
         ],
+    }
+
+
+def _comparison(finding: Comparison, arrays: _Arrays) -> dict[str, Any]:
+    return {
+        "words": [
+            {"first": word.first, "at": word.at, "pulls": None if word.pulls is None else arrays.exact(word.pulls)}
+            for word in finding.words
+        ],
+        "cosines": arrays.exact(finding.cosines),
+        "others": None if finding.others is None else arrays.exact(finding.others),
+        "layer": finding.layer,
+        "distance": finding.distance,
+        "feed_forward": finding.feed_forward,
+        "embedding": finding.embedding,
     }
 
 

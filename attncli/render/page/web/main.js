@@ -1,6 +1,7 @@
 // @ts-check
 // Starts the page: decodes the document, builds the views, and redraws them when the state changes.
 
+import { createComparison } from "./comparison.js";
 import { decode, fromBase64 } from "./data.js";
 import { element, fill, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
@@ -66,9 +67,12 @@ let current = null;
  * @param {Server | null} live
  */
 function show(payload, live) {
-  const parts = payload.documents.map((doc, at) => createText(new Page(doc, at, live)));
+  const texts = payload.documents.map((doc, at) => createText(new Page(doc, at, live), payload.documents.length));
+  const comparison = payload.comparison ? createComparison(payload) : null;
+  const parts = comparison ? [...texts, Object.assign(comparison.update, { element: comparison.element })] : texts;
   current = { payload, parts };
-  fill(element_("texts"), ...parts.map((part) => part.element));
+  const several = texts.length > 1;
+  fill(element_("texts"), several && texts[0].controls, element("div", { class: several ? "two" : "" }, ...texts.map((part) => part.element)), comparison && comparison.element);
   update(new Set(["all"]));
   document.body.dataset.ready = "true";
 }
@@ -150,9 +154,11 @@ function header({ documents, tool }) {
 
 /**
  * Builds the strip, the toolbar, the tabs and the panels of one text. The views are built when they are first shown.
+ * The controls of the first of two texts are for both.
  * @param {Page} page
+ * @param {number} count the number of texts
  */
-function createText(page) {
+function createText(page, count) {
   const strip = createStrip(page);
   const toolbar = createToolbar(page);
   const tabs = element("div", { class: "tabs", role: "group" });
@@ -160,8 +166,14 @@ function createText(page) {
   const panels = PANELS.map(([, create]) => create(page));
   /** @type {Map<string, View>} */
   const built = new Map();
+  const controls = element("div", { class: "controls" }, tabs, toolbar.element);
   const side = element("div", { class: "panels" }, ...panels.map((panel) => panel.element));
-  const whole = element("section", { class: "text" }, strip.element, element("div", { class: "split" }, element("div", { class: "main" }, tabs, toolbar.element, body), side));
+  const whole = element(
+    "section",
+    { class: "text", "aria-label": count > 1 ? `${"AB"[page.index]}` : text("strip.text") },
+    strip.element,
+    element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, body), side),
+  );
   const update = (/** @type {Set<string>} */ changed) => {
     const [name, create] = VIEWS.find(([each]) => each === state.view) ?? VIEWS[0];
     let view = built.get(name);
@@ -176,7 +188,7 @@ function createText(page) {
     view.update(fresh || changed.has("view") ? new Set(["all"]) : changed);
     for (const panel of panels) panel.update(changed);
   };
-  return Object.assign(update, { element: whole });
+  return Object.assign(update, { element: whole, controls });
 }
 
 /**
