@@ -84,7 +84,7 @@ def _data(served: ServedModel, given: PageFields) -> bytes:
     document = page_document(
         served.loaded, read, token=given.row, part=given.part, temperature=given.temperature, kinds=served.kinds
     )
-    return payload([document], _EFFORT)
+    return payload([document], level=_EFFORT)
 
 
 def policy_of(page: str) -> str:
