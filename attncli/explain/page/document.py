@@ -22,7 +22,7 @@ from attncli.model.attention import Observer
 from attncli.text.tokenizer import Piece
 
 MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x sources
-VECTOR_NUMBERS = 1_200_000  # of queries, keys and values, in each attention
+VECTOR_NUMBERS = 1_000_000  # of queries, keys and values, in each attention
 OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors"]
 
 

@@ -36,8 +36,8 @@ _ALIGNED = 8
 _TYPES = {"u1": "u8", "u2": "u16", "i1": "i8", "i2": "i16", "i4": "i32", "f4": "f32", "f8": "f64"}
 
 
-def payload(documents: Sequence[PageDocument], comparison: Comparison | None = None, level: int = 9) -> bytes:
-    """Returns the compressed bytes of one document, or of two and their comparison. `level` is the effort of zlib."""
+def payload(documents: Sequence[PageDocument], comparison: Comparison | None = None) -> bytes:
+    """Returns the compressed bytes of one document, or of two and their comparison."""
     arrays = _Arrays()
     header = {
         "format": FORMAT,
@@ -47,7 +47,10 @@ def payload(documents: Sequence[PageDocument], comparison: Comparison | None = N
     }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     start = struct.pack("<I", len(text)) + text
-    return zlib.compress(start + bytes(-len(start) % _ALIGNED) + bytes(arrays.stored), level)
+    # The numbers repeat nothing but zeros. For them, run lengths and a Huffman code give smaller files than zlib's
+    # search for repetitions (5.0 MB instead of 5.5 MB for 256 tokens of 12 x 12 heads), and take 0.2 s instead of 6 s.
+    compress = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1, zlib.Z_RLE)
+    return compress.compress(start + bytes(-len(start) % _ALIGNED) + bytes(arrays.stored)) + compress.flush()
 
 
 class _Arrays:

@@ -22,7 +22,6 @@ from attncli.serve.service import Service
 from attncli.views import ViewOptions, text_of
 
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', re.IGNORECASE)
-_EFFORT = 1  # of zlib: 9 takes longer than the network, and the data stay on this machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ def _data(served: ServedModel, given: PageFields) -> bytes:
     document = page_document(
         served.loaded, read, token=given.row, part=given.part, temperature=given.temperature, kinds=served.kinds
     )
-    return payload([document], level=_EFFORT)
+    return payload([document])
 
 
 def policy_of(page: str) -> str:
