@@ -189,21 +189,26 @@ class _Compilation:
         return "".join(shown)[:_LONGEST_SHOWN]
 
     def _stop(self) -> None:
-        """Ends the compiler and removes its unfinished file."""
-        atexit.unregister(self._stop)
-        stopping.unregister(self._stop)
-        if self._process is not None:
+        """Ends the compiler and removes its unfinished file.
+
+        After a signal, a second thread may call this while the main thread still waits for the compiler. Each call
+        therefore does all of the work itself, and stays registered until the work is done.
+        """
+        process = self._process
+        if process is not None:
             for kind in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(OSError, subprocess.TimeoutExpired):
-                    if self._process.poll() is None:
-                        os.killpg(self._process.pid, kind)  # the compiler and the processes that it started
-                    self._process.wait(_STOP_SECONDS)
+                    if process.poll() is None:
+                        os.killpg(process.pid, kind)  # the compiler and the processes that it started
+                    process.wait(_STOP_SECONDS)
             self._process = None
         output, self._output = self._output, -1
         with suppress(OSError):
             os.close(output)
         with suppress(OSError):
             self._unfinished.unlink(missing_ok=True)
+        atexit.unregister(self._stop)
+        stopping.unregister(self._stop)
 
 
 def _compiler() -> list[str] | None:

@@ -215,11 +215,27 @@ def test_a_compiler_that_takes_too_long_is_stopped_with_its_child_processes(tmp_
     assert ends(alive)
 
 
-@pytest.mark.parametrize(("end", "code"), [("pass", 0), ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143)])
+BUSY = """
+kill = os.killpg
+def busy(*given):
+    if threading.current_thread() is threading.main_thread():
+        threading.Event().wait()
+    kill(*given)
+os.killpg = busy
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("pass", 0), ("os.kill(os.getpid(), signal.SIGTERM)", 143), (BUSY, 143)],
+    ids=["end", "signal", "signal on a busy machine"],
+)
 def test_a_process_that_ends_early_leaves_no_compiler_behind(tmp_path, alive, end, code):
+    """`BUSY`: the main thread has begun to stop the compiler, and comes no further before its grace period is over."""
     (cc,) = compiler(tmp_path, f"exec 3> {tmp_path}/alive; echo started >&3; echo x > {tmp_path}/started; sleep 1000")
     script = f"""
-import os, pathlib, signal, time
+import os, pathlib, signal, threading
 from attncli import stopping
 from attncli.model.native_library import begin
 stopping.install()
