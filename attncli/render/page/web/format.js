@@ -44,7 +44,7 @@ export function percent(share) {
  * @param {number} digits
  */
 export function percentOf(share, digits) {
-  return new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(share);
+  return formatter("percent", digits, digits).format(share);
 }
 
 /**
@@ -53,7 +53,7 @@ export function percentOf(share, digits) {
  * @param {number} [digits]
  */
 export function number(value, digits = 3) {
-  return new Intl.NumberFormat(language, { maximumSignificantDigits: digits }).format(value);
+  return formatter("decimal", digits, null).format(value);
 }
 
 /**
@@ -62,5 +62,24 @@ export function number(value, digits = 3) {
  * @param {number} digits
  */
 export function fixed(value, digits) {
-  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+  return formatter("decimal", digits, digits).format(value);
 }
+
+/**
+ * Returns a formatter, which is made once, because making one takes longer than formatting a hundred numbers.
+ * @param {"percent" | "decimal"} style
+ * @param {number} most the significant digits, or the decimals if `decimals` is given
+ * @param {number | null} decimals
+ * @returns {Intl.NumberFormat}
+ */
+function formatter(style, most, decimals) {
+  const key = `${language} ${style} ${most} ${decimals}`;
+  let made = formatters.get(key);
+  if (!made) {
+    const digits = decimals === null ? { maximumSignificantDigits: most } : { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+    formatters.set(key, (made = new Intl.NumberFormat(language, { style, ...digits })));
+  }
+  return made;
+}
+/** @type {Map<string, Intl.NumberFormat>} */
+const formatters = new Map();

@@ -3,7 +3,7 @@
 
 import { element, fill, roving, svg } from "./dom.js";
 import { percent, percentOf, text } from "./format.js";
-import { idleColumns, isMasked, reachOf } from "./measure.js";
+import { idleColumns, isMasked, largestOf, reachOf, unitOf } from "./measure.js";
 import { change, state } from "./state.js";
 import { tableBehind } from "./table.js";
 
@@ -15,6 +15,7 @@ import { tableBehind } from "./table.js";
 
 const WIDTH = 260; // pixels between the two columns of tokens
 const MOST_LINES = 1500; // of rows that are not in focus
+const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not drawn, but their share is written
 
 /**
  * Returns the height of a token in pixels.
@@ -58,6 +59,8 @@ function build(page, left, right) {
   const { rows, columns } = page.matrix(page.chosen[0].selection);
   const height = `${heightOf(Math.max(rows.length, columns.length))}px`;
   for (const side of [left, right]) side.style.setProperty("--line", height);
+  left.style.width = `calc(${widest(rows)}ch + 5em)`;
+  right.style.width = `calc(${widest(columns)}ch + 60px + 7em)`;
   left.setAttribute("aria-label", text("lines.rows"));
   right.setAttribute("aria-label", text("lines.columns"));
   fill(
@@ -65,7 +68,7 @@ function build(page, left, right) {
     ...rows.map((row) => {
       const token = row.stop - 1;
       const actions = { onclick: () => page.lock(token), onpointerenter: () => page.preview(token), onpointerleave: () => page.preview(null) };
-      return element("button", { type: "button", class: "line-token", "data-start": row.start, ...actions }, element("span", { class: "index" }, String(row.index)), row.label);
+      return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": row.start, ...actions }, element("span", { class: "index" }, String(row.index)), row.label);
     }),
   );
   fill(
@@ -73,7 +76,7 @@ function build(page, left, right) {
     ...columns.map((column) =>
       element(
         "button",
-        { type: "button", class: "line-token", "data-start": column.start, onclick: () => chooseEdge(page, column) },
+        { type: "button", class: "line-token", "aria-pressed": "false", "data-start": column.start, onclick: () => chooseEdge(page, column) },
         element("span", { class: "label" }, column.label),
         element("span", { class: "bar" }),
         element("span", { class: "share" }),
@@ -82,6 +85,14 @@ function build(page, left, right) {
   );
   roving(left, "button");
   roving(right, "button");
+}
+
+/**
+ * Returns the width of the longest label in characters of a fixed-width font; an ideograph is two characters wide.
+ * @param {Unit[]} units
+ */
+function widest(units) {
+  return Math.min(40, Math.max(4, ...units.map(({ label }) => label.replace(/[\u2e80-\uffff]/g, "xx").length)));
 }
 
 /**
@@ -97,27 +108,27 @@ function chooseEdge(page, column) {
  * Returns the lines of some rows, the strongest first. A line's strength is its share of the scale: the largest share
  * of its head, or of all selected heads.
  * @param {Page} page
- * @param {(row: number) => boolean} included
+ * @param {number | null} only the row, by its position; null for all rows
  * @returns {Line[]}
  */
-function linesOf(page, included) {
+function linesOf(page, only) {
   const { chosen, attention } = page;
   const matrices = chosen.map(({ selection }) => page.matrix(selection));
   const hidden = state.idle ? [] : idleColumns(attention, page.causalAlone, matrices[0].columns);
-  const largest = matrices.map(({ values, columns }) => values.reduce((most, value, at) => (hidden[at % columns.length] ? most : Math.max(most, value)), 1e-9));
+  const largest = matrices.map((matrix) => largestOf(matrix, hidden));
   const common = Math.max(...largest);
   const lines = chosen.flatMap(({ color }, at) => {
     const { rows, columns, values } = matrices[at];
     /** @type {Line[]} */
     const found = [];
-    rows.forEach((row, from) => {
-      if (!included(from)) return;
-      const reach = reachOf(attention, row, columns);
+    const range = only === null ? rows.keys() : [only];
+    for (const from of range) {
+      const reach = reachOf(attention, rows[from], columns);
       for (let to = 0; to < reach; to++) {
         const share = values[from * columns.length + to];
         if (!hidden[to] && share > 0) found.push({ row: from, column: to, share, strength: share / (state.common ? common : largest[at]), color, at });
       }
-    });
+    }
     return found;
   });
   return lines.sort((one, other) => other.strength - one.strength);
@@ -138,6 +149,14 @@ function pathOf({ row, column, at }, height, count) {
 }
 
 /**
+ * Returns the lines of the row that is shown which are strong enough to be seen.
+ * @param {Page} page
+ */
+function strongest(page) {
+  return linesOf(page, page.shownUnit).filter(({ strength }) => strength >= WEAKEST);
+}
+
+/**
  * Draws the lines of all rows, faintly, in a group of its own.
  * @param {Page} page
  * @param {SVGSVGElement} picture
@@ -146,7 +165,7 @@ function drawAll(page, picture) {
   const { rows, columns } = page.matrix(page.chosen[0].selection);
   const most = Math.max(rows.length, columns.length);
   const height = heightOf(most);
-  const lines = linesOf(page, () => true).filter(({ strength }) => strength > 0.02);
+  const lines = linesOf(page, null).filter(({ strength }) => strength > 0.02);
   const count = page.chosen.length;
   const faint = svg("g", { class: "faint" });
   for (const line of lines.slice(0, MOST_LINES)) {
@@ -172,28 +191,53 @@ function drawRow(page, picture, left, right) {
   const strong = /** @type {SVGGElement} */ (picture.querySelector(".strong"));
   picture.classList.toggle("isolated", state.hover !== null && state.hover[0] === page.index);
   strong.replaceChildren();
-  for (const line of linesOf(page, (row) => row === shownUnit).reverse()) {
+  for (const line of strongest(page).reverse()) {
     const path = { d: pathOf(line, height, chosen.length), stroke: line.color };
     const column = columns[line.column];
     strong.append(
-      svg("path", { ...path, "stroke-width": 1 + 6 * line.strength, "stroke-opacity": (0.35 + 0.65 * line.strength).toFixed(3) }),
+      svg("path", { ...path, "stroke-width": 1 + 6 * line.strength, "stroke-opacity": (0.25 + 0.75 * line.strength).toFixed(3) }),
       svg("path", { ...path, class: "hit", "stroke-width": 9, "stroke-opacity": 0, onclick: () => chooseEdge(page, column) }, svg("title", {}, `${rows[shownUnit].label} → ${column.label}: ${percent(line.share)}`)),
     );
   }
-  [...left.children].forEach((button, at) => {
-    button.classList.toggle("shown", at === shownUnit);
-    button.setAttribute("aria-pressed", String(rows[at].start <= page.row && page.row < rows[at].stop));
-  });
+  const locked = unitOf(rows, page.row);
+  mark(left, "shown", shownUnit);
+  markPressed(left, locked);
+  markPressed(right, page.column === null ? -1 : unitOf(columns, page.column));
   const offset = shownUnit * columns.length;
+  const { layer } = chosen[0].selection;
   [...right.children].forEach((button, at) => {
+    const masked = isMasked(page.attention, layer, rows[shownUnit], columns[at]);
     const share = values[offset + at];
-    const masked = isMasked(page.attention, chosen[0].selection.layer, rows[shownUnit], columns[at]);
-    button.classList.toggle("masked", masked);
-    button.toggleAttribute("disabled", masked);
-    button.setAttribute("aria-pressed", String(page.column !== null && columns[at].start <= page.column && page.column < columns[at].stop));
-    /** @type {HTMLElement} */ (button.children[1]).style.width = masked ? "0" : `${Math.round(share * 60)}px`;
-    button.children[2].textContent = masked ? "" : percent(share);
+    const shown = masked ? "" : percent(share);
+    const [, bar, figure] = /** @type {HTMLElement[]} */ ([...button.children]);
+    if (button.classList.contains("masked") !== masked) {
+      button.classList.toggle("masked", masked);
+      button.toggleAttribute("disabled", masked);
+    }
+    if (figure.textContent !== shown) figure.textContent = shown;
+    bar.style.transform = `scaleX(${masked ? 0 : share.toFixed(3)})`;
   });
+}
+
+/**
+ * Gives one child of a side a class, and takes it from the others.
+ * @param {HTMLElement} side
+ * @param {string} name
+ * @param {number} at
+ */
+function mark(side, name, at) {
+  for (const other of side.querySelectorAll(`.${name}`)) other.classList.remove(name);
+  side.children[at]?.classList.add(name);
+}
+
+/**
+ * Marks one child of a side as pressed.
+ * @param {HTMLElement} side
+ * @param {number} at
+ */
+function markPressed(side, at) {
+  for (const other of side.querySelectorAll('[aria-pressed="true"]')) other.setAttribute("aria-pressed", "false");
+  side.children[at]?.setAttribute("aria-pressed", "true");
 }
 
 /**
@@ -250,8 +294,8 @@ function lonePicture(page) {
   const shares = columns.map((_, to) => svg("text", { x: side + WIDTH + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
   const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
     svg("path", { d: pathOf(each, height, page.chosen.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
-  const faint = linesOf(page, (row) => row !== page.shownUnit).filter(({ strength }) => strength > 0.02).slice(0, MOST_LINES).map((each) => line(each, 0.5 + 2 * each.strength, 0.05 + 0.2 * each.strength));
-  const strong = linesOf(page, (row) => row === page.shownUnit).map((each) => line(each, 1 + 6 * each.strength, 0.2 + 0.8 * each.strength));
+  const faint = linesOf(page, null).filter(({ row, strength }) => row !== page.shownUnit && strength > 0.02).slice(0, MOST_LINES).map((each) => line(each, 0.5 + 2 * each.strength, 0.05 + 0.2 * each.strength));
+  const strong = strongest(page).map((each) => line(each, 1 + 6 * each.strength, 0.25 + 0.75 * each.strength));
   return svg(
     "svg",
     { viewBox: `0 0 ${2 * side + WIDTH} ${total}`, width: 2 * side + WIDTH, height: total, "font-family": "sans-serif", "font-size": 14 },

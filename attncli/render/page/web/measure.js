@@ -6,10 +6,25 @@
 /** @typedef {"raw" | "norm" | "rollout"} Measure */
 /** @typedef {{layer: number | null, head: number | null}} Selection  null stands for all layers, or all heads */
 /** @typedef {{start: number, stop: number, index: number, label: string, special: boolean}} Unit  a token or a word */
-/** @typedef {{rows: Unit[], columns: Unit[], values: Float64Array, even: Float64Array | null}} Matrix  rows x columns */
+/** @typedef {{rows: Unit[], columns: Unit[], values: Float64Array, even: Float64Array | null, largest: Map<string, number>}} Matrix  rows x columns */
 
-/** @type {WeakMap<Attention, Map<string, Matrix>>} */
+/** @type {WeakMap<Attention, Map<string, any>>} what was computed for an attention, by name */
 const known = new WeakMap();
+
+/**
+ * Returns what `compute` returned for this attention and name before, or calls it.
+ * @template T
+ * @param {Attention} attention
+ * @param {string} name
+ * @param {() => T} compute
+ * @returns {T}
+ */
+function remembered(attention, name, compute) {
+  let values = known.get(attention);
+  if (!values) known.set(attention, (values = new Map()));
+  if (!values.has(name)) values.set(name, compute());
+  return values.get(name);
+}
 
 /**
  * Returns the text of a selection: "2.3", "L2" for a layer, "all".
@@ -43,8 +58,8 @@ export function parseSelection(name, attention) {
  */
 export function rowUnits(attention, words) {
   const [first, count] = attention.stored;
-  return units(attention.rows, attention.row_words, words, attention.first).filter(
-    (unit) => unit.start >= first && unit.stop <= first + count,
+  return remembered(attention, `rows ${words}`, () =>
+    units(attention.rows, attention.row_words, words, attention.first).filter((unit) => unit.start >= first && unit.stop <= first + count),
   );
 }
 
@@ -55,7 +70,7 @@ export function rowUnits(attention, words) {
  * @returns {Unit[]}
  */
 export function columnUnits(attention, words) {
-  return units(attention.columns, attention.column_words, words, 0);
+  return remembered(attention, `columns ${words}`, () => units(attention.columns, attention.column_words, words, 0));
 }
 
 /**
@@ -80,7 +95,13 @@ function units(tokens, spans, words, first) {
  */
 export function reachOf(attention, row, columns) {
   const reach = attention.reach[row.stop - 1];
-  return columns.filter((column) => column.start < reach).length;
+  let [low, high] = [0, columns.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (columns[middle].start < reach) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /**
@@ -106,23 +127,34 @@ export function isMasked(attention, layer, row, column) {
  */
 export function matrixOf(attention, selection, measure, words) {
   const key = `${measure} ${measure === "rollout" ? "" : selectionName(selection)} ${words}`;
-  const matrices = known.get(attention) ?? new Map();
-  known.set(attention, matrices);
-  let matrix = matrices.get(key);
-  if (!matrix) {
+  return remembered(attention, key, () => {
     const rows = rowUnits(attention, words);
     const columns = columnUnits(attention, words);
     const values = measure === "rollout" ? attention.rollout?.slice() : tokenMatrix(attention, selection, measure);
     const even = measure === "rollout" ? attention.even?.slice() : undefined;
-    matrix = {
+    return {
       rows,
       columns,
       values: grouped(attention, /** @type {Float64Array} */ (values), rows, columns),
       even: even ? grouped(attention, even, rows, columns) : null,
+      largest: new Map(),
     };
-    matrices.set(key, matrix);
+  });
+}
+
+/**
+ * Returns the largest number of a matrix, without the columns that are hidden.
+ * @param {Matrix} matrix
+ * @param {boolean[]} hidden by column; empty if none is hidden
+ */
+export function largestOf({ values, columns, largest }, hidden) {
+  const key = hidden.join();
+  let most = largest.get(key);
+  if (most === undefined) {
+    most = values.reduce((found, value, at) => (hidden[at % columns.length] ? found : Math.max(found, value)), 1e-9);
+    largest.set(key, most);
   }
-  return matrix;
+  return most;
 }
 
 /**

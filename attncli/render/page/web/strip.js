@@ -69,13 +69,14 @@ function tint(page, holder) {
   for (const button of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(".token"))) {
     const start = Number(button.dataset.start);
     const isRow = button.dataset.kind === "row";
-    if (isRow) button.setAttribute("aria-pressed", String(locked?.start === start));
+    const pressed = String(locked?.start === start);
+    if (isRow && button.getAttribute("aria-pressed") !== pressed) button.setAttribute("aria-pressed", pressed);
     button.classList.toggle("shown", isRow && shown?.start === start);
     const colored = page.attention.square || !isRow || state.tint === "surprise";
     const share = colored && shares ? shares.get(start) : undefined;
-    button.style.setProperty("--share", String(share === undefined ? 0 : Math.min(1, share.strength)));
-    if (share) button.title = share.title;
-    else button.removeAttribute("title");
+    const strength = share === undefined ? "0" : Math.min(1, share.strength).toFixed(3);
+    if (button.style.getPropertyValue("--share") !== strength) button.style.setProperty("--share", strength);
+    if (button.title !== (share?.title ?? "")) button.title = share?.title ?? "";
   }
 }
 
