@@ -16,7 +16,7 @@ from attncli.model.attention import Observer
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
 from attncli.text.tokenizer import Piece
-from attncli.views import ViewOptions, refuse_part, request, translated_pair
+from attncli.views import ViewOptions, aligning_head, refuse_part, request, translated_pair
 
 if TYPE_CHECKING:
     from attncli.views import Text
@@ -72,6 +72,8 @@ def document_of(
     focus, spans = asked.focus, asked.words
     row = focus.token if spans is None or focus.token is None else spans.rows[focus.token][-1]
     head = None if focus.layer is None or focus.head is None else (focus.layer, focus.head)
+    if head is None and (aligning := aligning_head(asked)) is not None:
+        head = aligning.layer, aligning.head
     return page_document(
         loaded, text, token=row, part=part, head=head, temperature=options.temperature, kinds=kinds, watch=watch
     )

@@ -219,11 +219,11 @@ def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
         named=named,
         check=options.check,
         temperature=options.temperature,
-        known=_aligning_head(request),
+        known=aligning_head(request),
     )
 
 
-def _aligning_head(request: Request) -> KnownHead | None:
+def aligning_head(request: Request) -> KnownHead | None:
     """Returns the head of cross-attention that agrees best with the predictions, as `attncli align` compares heads.
 
     Returns None if a layer or head is selected, if cross-attention is not shown, or if the pair is too long for this.
@@ -253,7 +253,7 @@ def _map(options: ViewOptions) -> Functions:
             request.focus,
             words=request.words,
             check=False,
-            known=_aligning_head(request),
+            known=aligning_head(request),
         ),
         map_screen,
         map_document,

@@ -13,7 +13,7 @@ import { tableBehind } from "./table.js";
 /** @typedef {import("./measure.js").Matrix} Matrix */
 /** @typedef {{row: number, column: number, share: number, strength: number, color: string, at: number}} Line */
 
-const WIDTH = 260; // pixels between the two columns of tokens
+const NARROW = matchMedia("(max-width: 600px)");
 const MOST_LINES = 1500; // of rows that are not in focus
 const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not drawn, but their share is written
 
@@ -23,6 +23,11 @@ const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not
  */
 function heightOf(count) {
   return count > 96 ? 20 : 26;
+}
+
+/** Returns the distance between the two columns of tokens in pixels. */
+function width() {
+  return NARROW.matches ? 90 : 260;
 }
 
 /**
@@ -46,6 +51,7 @@ export function createLines(page) {
     drawRow(page, picture, left, right);
     table.update();
   };
+  NARROW.addEventListener("change", () => update(new Set(["all"])));
   return { element: whole, update, picture: () => lonePicture(page) };
 }
 
@@ -144,8 +150,9 @@ function pathOf({ row, column, at }, height, count) {
   const shift = (at - (count - 1) / 2) * Math.min(3, height / (count + 2));
   const from = (row + 0.5) * height + shift;
   const to = (column + 0.5) * height + shift;
-  const third = WIDTH / 2.5;
-  return `M0 ${from}C${third} ${from} ${WIDTH - third} ${to} ${WIDTH} ${to}`;
+  const across = width();
+  const third = across / 2.5;
+  return `M0 ${from}C${third} ${from} ${across - third} ${to} ${across} ${to}`;
 }
 
 /**
@@ -171,8 +178,8 @@ function drawAll(page, picture) {
   for (const line of lines.slice(0, MOST_LINES)) {
     faint.append(svg("path", { d: pathOf(line, height, count), stroke: line.color, "stroke-width": 0.5 + 2 * line.strength, "stroke-opacity": (0.1 + 0.4 * line.strength).toFixed(3) }));
   }
-  picture.setAttribute("viewBox", `0 0 ${WIDTH} ${most * height}`);
-  picture.setAttribute("width", String(WIDTH));
+  picture.setAttribute("viewBox", `0 0 ${width()} ${most * height}`);
+  picture.setAttribute("width", String(width()));
   picture.setAttribute("height", String(most * height));
   fill(picture, faint, svg("g", { class: "strong" }));
 }
@@ -288,17 +295,18 @@ function lonePicture(page) {
   const { rows, columns, values } = page.matrix(page.chosen[0].selection);
   const height = heightOf(Math.max(rows.length, columns.length));
   const side = 150;
+  const across = width();
   const total = Math.max(rows.length, columns.length) * height;
   const label = (/** @type {Unit} */ unit, /** @type {number} */ at, /** @type {boolean} */ isRow) =>
-    svg("text", { x: isRow ? side - 8 : side + WIDTH + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": isRow && at === page.shownUnit ? "bold" : "normal" }, unit.label);
-  const shares = columns.map((_, to) => svg("text", { x: side + WIDTH + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
+    svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": isRow && at === page.shownUnit ? "bold" : "normal" }, unit.label);
+  const shares = columns.map((_, to) => svg("text", { x: side + across + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
   const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
     svg("path", { d: pathOf(each, height, page.chosen.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
   const faint = linesOf(page, null).filter(({ row, strength }) => row !== page.shownUnit && strength > 0.02).slice(0, MOST_LINES).map((each) => line(each, 0.5 + 2 * each.strength, 0.05 + 0.2 * each.strength));
   const strong = strongest(page).map((each) => line(each, 1 + 6 * each.strength, 0.25 + 0.75 * each.strength));
   return svg(
     "svg",
-    { viewBox: `0 0 ${2 * side + WIDTH} ${total}`, width: 2 * side + WIDTH, height: total, "font-family": "sans-serif", "font-size": 14 },
+    { viewBox: `0 0 ${2 * side + across} ${total}`, width: 2 * side + across, height: total, "font-family": "sans-serif", "font-size": 14 },
     svg("g", { transform: `translate(${side} 0)` }, ...faint, ...strong),
     ...rows.map((row, at) => label(row, at, true)),
     ...columns.map((column, at) => label(column, at, false)),
