@@ -7,6 +7,7 @@ import { element, fill, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
 import { createLines } from "./lines.js";
 import { createLive, Server } from "./live.js";
+import { createMap } from "./map.js";
 import { selectionName } from "./measure.js";
 import { Page } from "./page.js";
 import { change, fromStart, onChange, startState, state } from "./state.js";
@@ -18,7 +19,10 @@ import { createToolbar, select } from "./toolbar.js";
 /** @typedef {{element: HTMLElement, update: (changed: Set<string>) => void, picture?: () => SVGSVGElement}} View */
 
 /** The views of the main area, in the order of their tabs. @type {[string, (page: Page) => View][]} */
-const VIEWS = [["lines", createLines]];
+const VIEWS = [
+  ["lines", createLines],
+  ["map", createMap],
+];
 /** The panels beside the views. @type {[string, (page: Page) => View][]} */
 const PANELS = [];
 
