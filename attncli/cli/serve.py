@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from attncli.cli.compiling import begin_compiling
 from attncli.cli.shared import ModelSource
 from attncli.config.limits import Limit, is_whole
 from attncli.config.option import option
@@ -43,6 +44,7 @@ def serve(
             f"--host {host} lets other machines ask, so it needs --token.",
             "Add --token TEXT, or leave --host out to serve this machine alone.",
         )
+    begin_compiling(source.device)
     from attncli.cli.bodies.serve import run
 
     run(source, host=host, port=port, token=token, open=open)

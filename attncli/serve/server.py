@@ -154,6 +154,11 @@ class Server(uvicorn.Server):
         )
         self._service = service
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to answer, and to prepare the first model for the first page."""
+        await super().startup(sockets)
+        self._service.desk.prepare(lambda: self._service.models.get(None).kinds)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the server: refuses new connections, cancels what runs, and lets the answers out."""
         self._service.thread.end()

@@ -55,9 +55,11 @@ def raw(port, *parts):
 
 
 @pytest.fixture(scope="module")
-def running(model_folder):
-    with serving(model_folder) as one:
-        yield one
+def running(model_folder, compiled):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ATTNCLI_CACHE", str(compiled.parent))
+        with serving(model_folder) as one:
+            yield one
 
 
 def test_the_page_and_its_data_are_served(running):
