@@ -232,6 +232,9 @@ class _Parts(Observer):
     def scores(self, layer: int, scores: Tensor, module: Attention) -> Tensor:
         return self.observe.scores(layer, scores, module)
 
+    def mixed(self, layer: int, mixed: Tensor, module: Attention) -> Tensor:
+        return self.observe.mixed(layer, mixed, module)
+
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         self.observe.attention(layer, steps, module)
 
@@ -259,6 +262,12 @@ class Observers(Observer):
         for observe in self._each:
             scores = observe.scores(layer, scores, module)
         return scores
+
+    def mixed(self, layer: int, mixed: Tensor, module: Attention) -> Tensor:
+        """Returns the outputs of the heads as changed by each observer in turn."""
+        for observe in self._each:
+            mixed = observe.mixed(layer, mixed, module)
+        return mixed
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Forwards the steps of a layer's attention."""

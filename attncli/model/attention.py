@@ -42,15 +42,15 @@ class AttentionSteps:
     value: Tensor  # (B, K, S, D)
     scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), plus the bias of relative positions; -inf at masked keys
     weights: Tensor  # (B, H, T, S): softmax of the scores over S
-    mixed: Tensor  # (B, H, T, D): weights x value
+    mixed: Tensor  # (B, H, T, D): weights x value, unless an observer replaces it
     output: Tensor  # (B, T, C): the concatenated heads through the output matrix
 
 
 class Observer:
     """Receives the steps of a forward pass. Override the methods that you need; do not modify the tensors in place.
 
-    The attention of a layer calls `scores` and `attention` if the observer watches its part. A decoder layer with an
-    encoder has two parts: self-attention ("decoder") and cross-attention ("cross").
+    The attention of a layer calls `scores`, `mixed` and `attention` if the observer watches its part. A decoder layer
+    with an encoder has two parts: self-attention ("decoder") and cross-attention ("cross").
     """
 
     def watches(self, part: Part) -> bool:
@@ -63,6 +63,10 @@ class Observer:
     def scores(self, layer: int, scores: Tensor, module: Attention) -> Tensor:
         """Receives the masked scores (B, H, T, S) before the softmax; the returned scores replace them."""
         return scores
+
+    def mixed(self, layer: int, mixed: Tensor, module: Attention) -> Tensor:
+        """Receives the outputs (B, H, T, D) of the heads, before the output matrix; the returned ones replace them."""
+        return mixed
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Receives the intermediate results of a layer's attention, and its module, which has the output matrix."""
@@ -341,6 +345,7 @@ class Attention(nn.Module):
         mixed = _products(weights[..., before:], value)
         if past is not None:
             mixed = mixed + _products(weights[..., :before], past[1])
+        mixed = observe.mixed(self.layer, mixed, self)
         output = self._combine(mixed)
         observe.attention(self.layer, AttentionSteps(query, key, value, scores, weights, mixed, output), self)
         return output

@@ -88,7 +88,6 @@ class _Arrays:
 
 def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
     fine = sum(attention.raw.size for attention in document.attentions) <= _FINE_CELLS
-    relative = document.config.positions == "relative"
     start = document.start
     return {
         "model": document.model,
@@ -98,7 +97,7 @@ def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
         "tokens": _tokens(document.pieces),
         "source": None if document.source is None else _tokens(document.source),
         "attentions": [
-            _attention(attention, document.kinds.get(attention.part), arrays, fine=fine, relative=relative)
+            _attention(attention, document.kinds.get(attention.part), arrays, fine=fine)
             for attention in document.attentions
         ],
         "start": {"part": start.part, "row": start.row, "heads": start.heads, "temperature": start.temperature},
@@ -127,11 +126,7 @@ def _tokens(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     return [{"id": piece.id, "label": token_label(piece), "special": piece.special} for piece in pieces]
 
 
-def _attention(
-    attention: PageAttention, scores: HeadScores | None, arrays: _Arrays, *, fine: bool, relative: bool
-) -> dict[str, Any]:
-    """Encodes one attention. `relative`: a bias of relative positions is added to the scores of self-attention."""
-    biased = relative and attention.part != "cross"
+def _attention(attention: PageAttention, scores: HeadScores | None, arrays: _Arrays, *, fine: bool) -> dict[str, Any]:
     axes, (layers, heads) = attention.axes, attention.shape
     pooled = attention.thumbnails
     return {
@@ -154,7 +149,7 @@ def _attention(
         "even": None if attention.even is None else arrays.shares(attention.even, fine=True),
         "thumbnails": pooled and {"pool": pooled.pool, "weights": arrays.shares(pooled.weights, fine=False)},
         "kinds": None if scores is None else _kinds(scores, arrays),
-        "steps": attention.vectors and _vectors(attention.vectors, arrays, biased=biased),
+        "steps": None if attention.vectors is None else _vectors(attention.vectors, arrays),
     }
 
 
@@ -174,7 +169,7 @@ def _kinds(scores: HeadScores, arrays: _Arrays) -> dict[str, Any]:
     }
 
 
-def _vectors(vectors: Vectors, arrays: _Arrays, *, biased: bool) -> dict[str, Any]:
+def _vectors(vectors: Vectors, arrays: _Arrays) -> dict[str, Any]:
     fine = vectors.query.size + vectors.key.size + vectors.value.size <= _FINE_NUMBERS
     return {
         "heads": vectors.heads,
@@ -185,6 +180,5 @@ def _vectors(vectors: Vectors, arrays: _Arrays, *, biased: bool) -> dict[str, An
         "scores": arrays.signed(vectors.scores, fine=True),
         "written": arrays.exact(vectors.written),
         "divided": vectors.divided,
-        "biased": biased,
         "width": vectors.query.shape[-1],
     }
