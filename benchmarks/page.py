@@ -5,7 +5,7 @@ usage: python benchmarks/page.py [--model MODEL] [--text TEXT] [--tokens N] [--h
 
 The page of the first N tokens of the text is written and opened `rounds` times, each time in a new tab. First paint is
 the browser's first contentful paint. A hover moves the pointer to another token of the left column; it is over when the
-browser has drawn the next frame. With --shape 12x12, the model is a random one of 12 layers of 12 heads, each 64 wide.
+browser has drawn the next frame, of which it draws one every 16.7 ms. The work per hover is the time of the main thread. With --shape 12x12, the model is a random one of 12 layers of 12 heads, each 64 wide.
 BertViz (`pip install bertviz ipython transformers`) is measured if it is installed: its head view and its model view,
 with the weights of the same model and tokens. Its pages load three scripts from another host. --scripts names a folder
 with local copies (require.min.js, d3.min.js, jquery.min.js), which replace them, so that it is measured without a
@@ -74,7 +74,7 @@ def chromium() -> Any:
 
 def measure(page: Path, tokens: str, hovers: int, rounds: int) -> list[str]:
     """Returns the size of a page, and the medians of its first paint and of hovering, as cells of a table."""
-    paints, times, requests = [], [], 0
+    paints, times, work, requests = [], [], [], 0
     for _ in range(rounds):
         driver = chromium()
         try:
@@ -85,12 +85,22 @@ def measure(page: Path, tokens: str, hovers: int, rounds: int) -> list[str]:
             paints += driver.execute_script(PAINT)
             requests = driver.execute_script(REQUESTS)
             if hovers and driver.find_elements("css selector", tokens):
+                driver.execute_cdp_cmd("Performance.enable", {})
+                before = busy(driver)
                 times += driver.execute_async_script(HOVER, tokens, hovers)
+                work.append((busy(driver) - before) / hovers)
         finally:
             driver.quit()
     paint = f"{statistics.median(paints):,.0f} ms" if paints else "never"
     hover = f"{statistics.median(times):.1f} ms, {sorted(times)[int(len(times) * 0.95)]:.0f} ms" if times else "-"
-    return [f"{page.stat().st_size / 1000:,.0f} kB", paint, hover, str(requests)]
+    worked = f"{statistics.median(work):.1f} ms" if work else "-"
+    return [f"{page.stat().st_size / 1000:,.0f} kB", paint, hover, worked, str(requests)]
+
+
+def busy(driver: Any) -> float:
+    """Returns the time in milliseconds that the page's main thread has worked."""
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return 1000 * next(one["value"] for one in metrics if one["name"] == "TaskDuration")
 
 
 def random_model(folder: Path, layers: int, heads: int) -> None:
@@ -168,7 +178,9 @@ def main() -> None:
             selector = "#left rect" if view == "head view" else "svg"
             hovers = given.hovers if view == "head view" else 0  # the model view has no tokens to hover over
             rows.append([f"BertViz, {view}", *measure(place / "bertviz.html", selector, hovers, given.rounds)])
-    print("| | size | first paint | hover to redrawn: median, 95% | requests |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| | size | first paint | hover to redrawn: median, 95% | work per hover | requests |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for row in rows:
         print(f"| {' | '.join(row)} |")
 

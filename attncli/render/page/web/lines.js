@@ -15,6 +15,7 @@ import { tableBehind } from "./table.js";
 
 const NARROW = matchMedia("(max-width: 600px)");
 const MOST_LINES = 1500; // of rows that are not in focus
+const LONG = 96; // tokens: a longer text is drawn more densely
 const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not drawn, but their share is written
 
 /**
@@ -22,7 +23,7 @@ const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not
  * @param {number} count the number of tokens
  */
 function heightOf(count) {
-  return count > 96 ? 20 : 26;
+  return count > LONG ? 20 : 26;
 }
 
 /** Returns the distance between the two columns of tokens in pixels. */
@@ -65,6 +66,7 @@ function build(page, left, right) {
   const { rows, columns } = page.matrix(page.chosen[0].selection);
   const height = `${heightOf(Math.max(rows.length, columns.length))}px`;
   for (const side of [left, right]) side.style.setProperty("--line", height);
+  for (const side of [left, right]) side.classList.toggle("long", Math.max(rows.length, columns.length) > LONG);
   left.style.width = `calc(${widest(rows)}ch + 5em)`;
   right.style.width = `calc(${widest(columns)}ch + 60px + 7em)`;
   left.setAttribute("aria-label", text("lines.rows"));
@@ -203,7 +205,7 @@ function drawRow(page, picture, left, right) {
     const column = columns[line.column];
     strong.append(
       svg("path", { ...path, "stroke-width": 1 + 6 * line.strength, "stroke-opacity": (0.25 + 0.75 * line.strength).toFixed(3) }),
-      svg("path", { ...path, class: "hit", "stroke-width": 9, "stroke-opacity": 0, onclick: () => chooseEdge(page, column) }, svg("title", {}, `${rows[shownUnit].label} → ${column.label}: ${percent(line.share)}`)),
+      svg("path", { ...path, class: "hit", "stroke-width": 9, "stroke-opacity": 0, onclick: () => chooseEdge(page, column), onpointerenter: (/** @type {Event} */ event) => explain(event, `${rows[shownUnit].label} → ${column.label}: ${percent(line.share)}`) }),
     );
   }
   const locked = unitOf(rows, page.row);
@@ -224,6 +226,15 @@ function drawRow(page, picture, left, right) {
     if (figure.textContent !== shown) figure.textContent = shown;
     bar.style.transform = `scaleX(${masked ? 0 : share.toFixed(3)})`;
   });
+}
+
+/**
+ * Gives the line under the pointer its text.
+ * @param {Event} event
+ * @param {string} words
+ */
+function explain(event, words) {
+  fill(/** @type {Element} */ (event.currentTarget), svg("title", {}, words));
 }
 
 /**
