@@ -3,9 +3,10 @@
 usage: python benchmarks/page.py [--model MODEL] [--text TEXT] [--tokens N] [--hovers 40] [--rounds 5] [--shape LxH]
        [--view lines] [--scripts DIR]
 
-The page of the first N tokens of the text is written and opened `rounds` times, each time in a new tab. First paint is
-the browser's first contentful paint. A hover moves the pointer to another token of the left column; it is over when the
-browser has drawn the next frame, of which it draws one every 16.7 ms. The work per hover is the time of the main thread. With --shape 12x12, the model is a random one of 12 layers of 12 heads, each 64 wide.
+The page of the first N tokens of the text is written and opened `rounds` times, each time in a new browser. First paint
+is the browser's first contentful paint. A hover moves the pointer to another token of the left column; it is over when
+the browser has drawn the next frame, of which it draws one every 16.7 ms. The work per hover is the time of the main
+thread. With --shape 12x12, the model is a random one of 12 layers of 12 heads, each 64 wide.
 BertViz (`pip install bertviz ipython transformers`) is measured if it is installed: its head view and its model view,
 with the weights of the same model and tokens. Its pages load three scripts from another host. --scripts names a folder
 with local copies (require.min.js, d3.min.js, jquery.min.js), which replace them, so that it is measured without a
@@ -178,10 +179,8 @@ def main() -> None:
             selector = "#left rect" if view == "head view" else "svg"
             hovers = given.hovers if view == "head view" else 0  # the model view has no tokens to hover over
             rows.append([f"BertViz, {view}", *measure(place / "bertviz.html", selector, hovers, given.rounds)])
-    print(
-        "| | size | first paint | hover to redrawn: median, 95% | work per hover | requests |\n| --- | --- | --- | --- | --- | --- |"
-    )
-    for row in rows:
+    head = ["", "size", "first paint", "hover to redrawn: median, 95%", "work per hover", "requests"]
+    for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
 
 
