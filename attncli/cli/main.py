@@ -35,6 +35,7 @@ from attncli.cli.next import next_
 from attncli.cli.options import for_typer
 from attncli.cli.plot import plot
 from attncli.cli.process import bound_screen
+from attncli.cli.serve import serve
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom
@@ -64,6 +65,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
     "Look closer": [
+        serve,
         next_,
         heads,
         ablate,

@@ -73,6 +73,12 @@ class Desk:
             if order is not None and self._last.get((order.client, kind)) == (order.number, job):
                 self._last[order.client, kind] = order.number, None  # frees the answer
 
+    def prepare(self, work: Callable[[], object]) -> None:
+        """Runs `work` in the model thread before later requests. Nobody waits for it, or learns of its error."""
+        job = Job(work)
+        job.answer.add_done_callback(asyncio.Future.exception)
+        self._thread.submit(job)
+
     def _supersede(self, kind: str, order: Order | None, job: Job[Any]) -> None:
         if order is None:
             return

@@ -66,8 +66,9 @@ class ServedModel:
 class Models:
     """The models of a server, by name."""
 
-    def __init__(self, first: LoadedModel, device: torch.device, thread: ModelThread) -> None:
-        self._device, self._thread = device, thread
+    def __init__(self, first: LoadedModel, thread: ModelThread) -> None:
+        """The other models are loaded onto the device of the first one."""
+        self._device, self._thread = first.model.device, thread
         self.first = first.name
         self._places = {first.name: first.path}  # the first model may be in none of the folders of `attncli models`
         self._held: OrderedDict[str, ServedModel] = OrderedDict()

@@ -11,6 +11,7 @@ import errno
 import socket
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,6 +23,7 @@ from attncli.serve.service import Service
 
 _LAST_SECONDS = 1  # for the answers that are on their way when the server ends
 _BACKLOG = 128
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _IDLE_SECONDS = 30  # of a connection between two requests
 
 
@@ -65,10 +67,14 @@ def _no_address(host: str) -> UsageProblem:
     )
 
 
-def address_of(listening: socket.socket, host: str) -> str:
-    """Returns the address of a page on a socket: 'http://127.0.0.1:8000/'."""
-    port = listening.getsockname()[1]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+def address_of(listening: socket.socket, host: str, token: str | None = None) -> str:
+    """Returns the address of the page on a socket, with the token: 'http://127.0.0.1:8000/?token=...'.
+
+    For a host that stands for every address of this machine, the address has the name of the machine.
+    """
+    port, query = listening.getsockname()[1], "" if token is None else f"?token={quote(token, safe='')}"
+    name = socket.gethostname() if host in _EVERY_ADDRESS else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/{query}"
 
 
 class Connection(H11Protocol):
@@ -147,6 +153,11 @@ class Server(uvicorn.Server):
             )
         )
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to answer, and to prepare the first model for the first page."""
+        await super().startup(sockets)
+        self._service.desk.prepare(lambda: self._service.models.get(None).kinds)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the server: refuses new connections, cancels what runs, and lets the answers out."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from starlette.concurrency import run_in_threadpool
 
 from attncli.checkpoint.load import LoadedModel
@@ -32,13 +31,11 @@ class Service:
     readers: asyncio.Semaphore
 
     @classmethod
-    def of(cls, page: str, first: LoadedModel, device: torch.device, limits: Limits | None = None) -> Service:
+    def of(cls, page: str, first: LoadedModel, limits: Limits | None = None) -> Service:
         """Returns the service of a page and a loaded model. Starts the model thread."""
         limits = limits or Limits()
         thread = ModelThread(limits.waiting)
-        return cls(
-            page, Models(first, device, thread), thread, Desk(thread, limits), limits, asyncio.Semaphore(_READERS)
-        )
+        return cls(page, Models(first, thread), thread, Desk(thread, limits), limits, asyncio.Semaphore(_READERS))
 
     async def read(self, work: Callable[[], T]) -> T:
         """Runs `work`, which reads files, in another thread than the event loop and the model."""

@@ -181,6 +181,16 @@ def test_whatever_leaves_a_job_is_an_exception_and_the_thread_goes_on(problem, t
     asyncio.run(ask())
 
 
+def test_what_is_prepared_comes_first_and_its_error_is_of_no_request(thread):
+    async def ask():
+        desk, done = Desk(thread, Limits()), []
+        desk.prepare(lambda: done.append(1))
+        desk.prepare(lambda: done[5])
+        assert await desk.run(Asking(), "page", None, lambda: done) == [1]
+
+    asyncio.run(ask())
+
+
 def test_at_the_end_all_jobs_are_refused_and_the_thread_ends(thread):
     async def ask():
         desk, gate, ran = Desk(thread, Limits()), Gate(), []

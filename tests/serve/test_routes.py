@@ -252,7 +252,14 @@ def test_the_data_of_a_translation_have_three_attentions(here, own):
     (found,) = header(answer.content)["documents"]
     assert [one["part"] for one in found["attentions"]] == ["encoder", "decoder", "cross"]
     assert found["start"]["part"] == "encoder"
-    assert header(here.post("/api/page", {"text": "dog", "model": "t"}).content)["documents"]
+    for part, rows in (("encoder", found["source"]), ("cross", found["tokens"])):
+        fields = {"text": "dog", "model": "t", "target": "Hund", "part": part}
+        for row in (0, len(rows) - 1):
+            (one,) = header(here.post("/api/page", fields | {"row": row}).content)["documents"]
+            assert (one["start"]["part"], one["start"]["row"]) == (part, row)
+        assert here.post("/api/page", fields | {"row": len(rows)}).status_code == 400
+    own_translation = here.post("/api/page", {"text": "dog", "model": "t"})
+    assert header(own_translation.content)["documents"][0]["start"]["part"] == "cross"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from starlette.testclient import TestClient
 
 from attncli.serve.address import Names
@@ -37,7 +36,7 @@ class Served:
 @contextmanager
 def served(folder: Path, name="m", token=None, host="127.0.0.1", **limits):
     """Serves the model ./checkpoints/NAME of a folder."""
-    service = Service.of(PAGE, load(folder / "checkpoints" / name), torch.device("cpu"), replace(LIMITS, **limits))
+    service = Service.of(PAGE, load(folder / "checkpoints" / name), replace(LIMITS, **limits))
     guard = application(service, Access(Names.of(host), token))
     try:
         with TestClient(guard, base_url=HERE) as client:

@@ -88,6 +88,7 @@ class _Arrays:
 
 def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
     fine = sum(attention.raw.size for attention in document.attentions) <= _FINE_CELLS
+    relative = document.config.positions == "relative"
     start = document.start
     return {
         "model": document.model,
@@ -97,7 +98,7 @@ def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
         "tokens": _tokens(document.pieces),
         "source": None if document.source is None else _tokens(document.source),
         "attentions": [
-            _attention(attention, document.kinds.get(attention.part), arrays, fine=fine)
+            _attention(attention, document.kinds.get(attention.part), arrays, fine=fine, relative=relative)
             for attention in document.attentions
         ],
         "start": {"part": start.part, "row": start.row, "heads": start.heads, "temperature": start.temperature},
@@ -126,7 +127,11 @@ def _tokens(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     return [{"id": piece.id, "label": token_label(piece), "special": piece.special} for piece in pieces]
 
 
-def _attention(attention: PageAttention, scores: HeadScores | None, arrays: _Arrays, *, fine: bool) -> dict[str, Any]:
+def _attention(
+    attention: PageAttention, scores: HeadScores | None, arrays: _Arrays, *, fine: bool, relative: bool
+) -> dict[str, Any]:
+    """Encodes one attention. `relative`: a bias of relative positions is added to the scores of self-attention."""
+    biased = relative and attention.part != "cross"
     axes, (layers, heads) = attention.axes, attention.shape
     pooled = attention.thumbnails
     return {
@@ -149,7 +154,7 @@ def _attention(attention: PageAttention, scores: HeadScores | None, arrays: _Arr
         "even": None if attention.even is None else arrays.shares(attention.even, fine=True),
         "thumbnails": pooled and {"pool": pooled.pool, "weights": arrays.shares(pooled.weights, fine=False)},
         "kinds": None if scores is None else _kinds(scores, arrays),
-        "steps": None if attention.vectors is None else _vectors(attention.vectors, arrays),
+        "steps": attention.vectors and _vectors(attention.vectors, arrays, biased=biased),
     }
 
 
@@ -169,7 +174,7 @@ def _kinds(scores: HeadScores, arrays: _Arrays) -> dict[str, Any]:
     }
 
 
-def _vectors(vectors: Vectors, arrays: _Arrays) -> dict[str, Any]:
+def _vectors(vectors: Vectors, arrays: _Arrays, *, biased: bool) -> dict[str, Any]:
     fine = vectors.query.size + vectors.key.size + vectors.value.size <= _FINE_NUMBERS
     return {
         "heads": vectors.heads,
@@ -180,5 +185,6 @@ def _vectors(vectors: Vectors, arrays: _Arrays) -> dict[str, Any]:
         "scores": arrays.signed(vectors.scores, fine=True),
         "written": arrays.exact(vectors.written),
         "divided": vectors.divided,
+        "biased": biased,
         "width": vectors.query.shape[-1],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from attncli.config.limits import FINITE_FROM_0, one_of
 from attncli.config.option import check, option
 from attncli.explain.defaults import PARTS, AttentionPart
-from attncli.explain.page.document import page_document
+from attncli.pages import document_of
 from attncli.render.page.payload import payload
 from attncli.serve.desk import Order
 from attncli.serve.fields import read_fields
@@ -47,7 +47,7 @@ class PageFields(TextFields):
 
     row: int | None = None  # the row in focus
     part: AttentionPart | None = option(None, "", limit=one_of(PARTS))  # the attention that is shown first
-    temperature: float = option(1.0, "", limit=FINITE_FROM_0)
+    temperature: float = option(1.0, "", limit=FINITE_FROM_0)  # that the page begins with
 
     def __post_init__(self) -> None:
         check(self)
@@ -79,11 +79,11 @@ def routes(service: Service) -> list[BaseRoute]:
 def _data(served: ServedModel, given: PageFields) -> bytes:
     """Computes the payload of a text, in the model thread. Raises BadInput or UsageProblem."""
     served.refuse_long(given.text, given.pair, given.target)
-    read = text_of(served.loaded, given.text, given.options)
-    document = page_document(
-        served.loaded, read, token=given.row, part=given.part, temperature=given.temperature, kinds=served.kinds
-    )
-    return payload([document])
+    loaded, options = served.loaded, replace(given.options, part=given.part, temperature=given.temperature)
+    first = int(loaded.translates and given.part != "encoder")  # the rows of a decoder with an encoder count from 1
+    token = None if given.row is None else str(given.row + first)
+    read = text_of(loaded, given.text, options)
+    return payload([document_of(loaded, read, token, options, served.kinds)])
 
 
 def policy_of(page: str) -> str:

@@ -6,7 +6,7 @@
 /** @typedef {[number, number, string]} Word  the first token, the token after the last, the label */
 /** @typedef {{code: string, part: string, shown: number, of: number}} Limit */
 /** @typedef {{names: string[], scores: NdArray, chances: NdArray, sequences: number, length: number}} Kinds */
-/** @typedef {{heads: [number, number][], rows: [number, number], query: NdArray, key: NdArray, value: NdArray, scores: NdArray, written: NdArray, divided: boolean, width: number}} Steps */
+/** @typedef {{heads: [number, number][], rows: [number, number], query: NdArray, key: NdArray, value: NdArray, scores: NdArray, written: NdArray, divided: boolean, biased: boolean, width: number}} Steps */
 /** @typedef {{rows: number[], kept: NdArray, ids: NdArray, probabilities: NdArray}} Effect */
 /** @typedef {{candidates: NdArray, before: NdArray, edges: Effect | null, head_edges: Effect | null, rows: Effect | null, head_rows: Effect | null, columns: Effect | null, heads: Effect | null}} Cuts */
 /** @typedef {{ids: NdArray, probabilities: NdArray, target: NdArray, rank: NdArray}} Lens */
@@ -38,6 +38,14 @@ export class NdArray {
   /** The greatest difference between a stored number and the number it stands for: half a step. */
   get error() {
     return this.scale === 1 ? 0 : this.scale / 2;
+  }
+
+  /**
+   * Returns the greatest difference between one number and the number that was stored: half a step of its scale.
+   * @param {...number} indices
+   */
+  errorAt(...indices) {
+    return this.scales ? this.scales.at(...indices.slice(0, -1)) / 2 : this.error;
   }
 
   /**

@@ -266,7 +266,8 @@ function createCurves(server) {
     if (!details.open || !runs.value) return;
     const name = runs.value;
     try {
-      found = await server.get(`runs/${encodeURIComponent(name)}`);
+      const { train, validation, status } = await server.get(`runs/${encodeURIComponent(name)}`);
+      found = { train: measured(train), validation: measured(validation), status };
     } catch {
       found = null;
     }
@@ -289,6 +290,16 @@ function createCurves(server) {
       if (details.open) draw();
     },
   };
+}
+
+/**
+ * Returns the points of a curve of the server, without those that were not measured.
+ * @param {{step: number[], nats_per_token: (number | null)[]}} curve
+ * @returns {Curve}
+ */
+function measured({ step, nats_per_token }) {
+  const points = nats_per_token.map((loss, at) => ({ step: step[at], loss })).filter(({ loss }) => loss !== null);
+  return { step: points.map((point) => point.step), loss: points.map((point) => Number(point.loss)) };
 }
 
 /**

@@ -11,6 +11,7 @@ import { createMap } from "./map.js";
 import { selectionName } from "./measure.js";
 import { Page } from "./page.js";
 import { change, fromStart, onChange, startState, state } from "./state.js";
+import { createSteps } from "./steps.js";
 import { createStrip } from "./strip.js";
 import { createToolbar, select } from "./toolbar.js";
 
@@ -22,6 +23,7 @@ import { createToolbar, select } from "./toolbar.js";
 const VIEWS = [
   ["lines", createLines],
   ["map", createMap],
+  ["steps", createSteps],
 ];
 /** The panels beside the views. @type {[string, (page: Page) => View][]} */
 const PANELS = [];
