@@ -34,8 +34,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = found[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)  # without its protocol, asyncio leaves Nagle's delay of 40 ms on
     except (OSError, UnicodeError):
         raise _no_address(host) from None
     try:

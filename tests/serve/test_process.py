@@ -221,6 +221,13 @@ def test_without_the_extra_the_error_says_how_to_install_it(missing, monkeypatch
     assert "pip install 'attncli[serve]'" in err
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_answer_is_sent_without_delay(host):
+    """asyncio turns Nagle's algorithm off for a socket whose protocol it knows."""
+    with open_socket(host, 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 def test_the_address_of_a_server_can_be_opened(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "desk")
     with open_socket("127.0.0.1", 0) as listening:
