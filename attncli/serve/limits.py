@@ -26,6 +26,7 @@ class Limits:
     body: int = 1 << 20  # bytes of a request
     body_seconds: float = 10  # for a body to arrive
     head_seconds: float = 10  # for the first line and the headers of a connection to arrive
+    answer_seconds: float = 30  # for a client to go on reading an answer
     connections: int = 256  # open at a time
     waiting: int = 16  # requests that wait for the model
     seconds: float = 60  # from a request to its answer

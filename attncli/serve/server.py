@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attncli.errors import UsageProblem
 from attncli.serve.guard import Guard
+from attncli.serve.limits import Limits
 from attncli.serve.refusal import refused
 from attncli.serve.service import Service
 
@@ -78,32 +79,45 @@ def address_of(listening: socket.socket, host: str, token: str | None = None) ->
 
 
 class Connection(H11Protocol):
-    """A connection whose first line and headers must arrive in time; too many connections are closed at once."""
+    """A connection that is closed if its client sends no head of a request, or does not read its answer, in time."""
 
-    most = 256
-    head_seconds = 10.0
+    limits = Limits()
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for the head of a request."""
         super().connection_made(transport)
-        self._waiting: asyncio.TimerHandle | None = None
-        if len(self.connections) > self.most:
-            self._end_with(503, f"More than {self.most} connections are open.", **{"Retry-After": "1"})
-            return
-        self._wait()
+        self._deadline: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.limits.connections:
+            self._end_with(503, f"More than {self.limits.connections} connections are open.", **{"Retry-After": "1"})
+        else:
+            self._end_in(self.limits.head_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Reads a part of a request. From a complete head on, the application limits the time."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
-        elif self._waiting is None and not self.transport.is_closing():
-            self._wait()
+            self._forget_deadline()
+        elif self._deadline is None and not self.transport.is_closing():
+            self._end_in(self.limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the connection."""
-        self._stop_waiting()
+        self._forget_deadline()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begins to wait for the client to read its answer."""
+        super().pause_writing()
+        self._end_in(self.limits.answer_seconds)
+
+    def resume_writing(self) -> None:
+        """Goes on after the client has read enough."""
+        super().resume_writing()
+        self._forget_deadline()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Ends a connection without a further request, even if its client has not read the last answer."""
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, in the form of all errors."""
@@ -119,21 +133,21 @@ class Connection(H11Protocol):
         self.transport.write(f"{line}{head}\r\n".encode() + bytes(answer.body))
         self.transport.close()
 
-    def _wait(self) -> None:
-        self._waiting = self.loop.call_later(self.head_seconds, self.transport.abort)
+    def _end_in(self, seconds: float) -> None:
+        self._forget_deadline()
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Server(uvicorn.Server):
     """A server that cancels what runs when it ends."""
 
     def __init__(self, application: Guard, service: Service) -> None:
-        limits = service.limits
-        bounded = type("Bounded", (Connection,), {"most": limits.connections, "head_seconds": limits.head_seconds})
+        bounded = type("Bounded", (Connection,), {"limits": service.limits})
         super().__init__(
             uvicorn.Config(
                 application,
