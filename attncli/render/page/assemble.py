@@ -2,9 +2,11 @@
 
 The sources are in the folder `web`: `page.html`, `page.css`, the interface texts in `texts`, and JavaScript modules.
 The modules become one script, ordered by their imports: each module becomes a function that is called once and returns
-the exported names, and an import becomes a destructuring of this result. The content security policy contains the
-hashes of the style and of the script, so a browser runs nothing else, and it allows no request. The live page may send
-requests to its own server.
+the exported names, and an import becomes a destructuring of this result. The script is stored compressed, and
+`boot.js` adds it to the page.
+
+The content security policy contains the hashes of the style and of both scripts, so a browser runs nothing else, and it
+allows no request. The live page may send requests to its own server.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import base64
 import hashlib
 import json
 import re
+import zlib
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -39,8 +42,9 @@ def live_page(title: str = "attncli") -> str:
 
 def policy(connect: str = "") -> str:
     """Returns the content security policy of the page."""
+    scripts = f"'{_hash(_source('boot.js'))}' '{_hash(_script())}'"
     return (
-        f"default-src 'none'; script-src '{_hash(_script())}'; style-src '{_hash(_style())}'; img-src data: blob:; "
+        f"default-src 'none'; script-src {scripts}; style-src '{_hash(_source('page.css'))}'; img-src data: blob:; "
         f"base-uri 'none'; form-action 'none'{connect}"
     )
 
@@ -49,17 +53,22 @@ def _assembled(title: str, data: str, connect: str) -> str:
     parts = {
         "policy": policy(connect),
         "title": escape(one_line(title)),
-        "style": _style(),
+        "style": _source("page.css"),
         "data": data,
-        "script": _script(),
+        "script": base64.b64encode(compressed_script()).decode(),
+        "boot": _source("boot.js"),
     }
-    template = (_WEB / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{(policy|title|style|data|script)\}", lambda found: parts[found[1]], template)
+    return re.sub(r"\{(policy|title|style|data|script|boot)\}", lambda found: parts[found[1]], _source("page.html"))
+
+
+def compressed_script() -> bytes:
+    """Returns the script as a zlib stream."""
+    return zlib.compress(_script().encode(), 9)
 
 
 @cache
-def _style() -> str:
-    return (_WEB / "page.css").read_text(encoding="utf-8")
+def _source(name: str) -> str:
+    return (_WEB / name).read_text(encoding="utf-8")
 
 
 @cache
@@ -86,7 +95,7 @@ def _add_module(name: str, ordered: dict[str, str], importing: tuple[str, ...]) 
         raise ValueError(f"{' -> '.join((*importing, name))}: modules import each other")
     if name in ordered:
         return
-    code = (_WEB / f"{name}.js").read_text(encoding="utf-8")
+    code = _source(f"{name}.js")
     for _, imported in _IMPORT.findall(code):
         _add_module(imported, ordered, (*importing, name))
     exported = ", ".join(found for _, found in _EXPORT.findall(code))
