@@ -9,6 +9,7 @@ import { createLines } from "./lines.js";
 import { createLive, Server } from "./live.js";
 import { createMap } from "./map.js";
 import { selectionName } from "./measure.js";
+import { createOverview } from "./overview.js";
 import { Page } from "./page.js";
 import { change, fromStart, onChange, startState, state } from "./state.js";
 import { createSteps } from "./steps.js";
@@ -23,6 +24,7 @@ import { createToolbar, select } from "./toolbar.js";
 const VIEWS = [
   ["lines", createLines],
   ["map", createMap],
+  ["heads", createOverview],
   ["steps", createSteps],
 ];
 /** The panels beside the views. @type {[string, (page: Page) => View][]} */
