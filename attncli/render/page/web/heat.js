@@ -137,7 +137,7 @@ export function painted(levels, columns) {
   const canvas = document.createElement("canvas");
   canvas.width = columns;
   canvas.height = levels.length / columns;
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
   const image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
   for (let at = 0; at < levels.length; at++) if (levels[at] === levels[at]) pixels[at] = COLORS[paletteAt(levels[at]) / 4];

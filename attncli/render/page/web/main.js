@@ -188,8 +188,10 @@ function createText(page, count) {
     const fresh = !view;
     if (!view) built.set(name, (view = create(page)));
     if (changed.has("all") || changed.has("view") || changed.has("language")) {
+      const inside = body.contains(document.activeElement);
       fillTabs(tabs, name);
       fill(body, view.element);
+      if (inside && changed.has("view")) /** @type {HTMLElement | null} */ (document.querySelector('.tabs [aria-pressed="true"]'))?.focus();
     }
     strip.update(changed);
     toolbar.update(changed);

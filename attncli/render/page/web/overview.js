@@ -19,7 +19,7 @@ const SMALLEST = 46; // pixels of a thumbnail
 const LARGEST = 84;
 const AROUND = 12; // pixels around a thumbnail
 const LAYER = 62; // pixels of the names of layers
-const SLICE = 8; // milliseconds of drawing before the page may do something else
+const SLICE = 12; // milliseconds of drawing before the page may do something else
 
 /** The thumbnails of one page. */
 class Overview {
@@ -123,9 +123,9 @@ function build(overview) {
   grid.classList.toggle("by-layer", byLayer);
   grid.style.gridTemplateColumns = byLayer ? `${LAYER - 6}px repeat(${attention.heads}, max-content)` : "";
   fill(grid, ...buttons.flatMap((made, at) => (byLayer && at % attention.heads === 0 ? [names[at / attention.heads], made] : [made])));
+  markChosen(overview);
   roving(grid, "button", byLayer ? attention.heads : 0);
   if (focused) /** @type {HTMLElement | null} */ (grid.querySelector(`[data-head="${focused}"]`))?.focus();
-  markChosen(overview);
   note.textContent = noteOf(overview);
   drawWaiting(overview, overview.waiting);
 }
