@@ -75,18 +75,25 @@ function append(parent, children) {
 
 /**
  * Moves the focus among a group of elements with the arrow keys, Home and End. One element of the group is in the tab
- * order at a time. `columns` is the number of elements in a row of a grid; 0 stands for a single row or column.
+ * order at a time. `columns` is the number of elements in a row of a grid; 0 stands for a single row or column. Call it
+ * again after the elements of the group have been replaced.
  * @param {HTMLElement} group
  * @param {string} selector
  * @param {number} [columns]
  */
 export function roving(group, selector, columns = 0) {
   const all = () => /** @type {HTMLElement[]} */ ([...group.querySelectorAll(selector)]);
+  const items = all();
+  const current = items.find((item) => item.getAttribute("aria-pressed") === "true") ?? items[0];
+  for (const item of items) item.tabIndex = item === current ? 0 : -1;
+  const known = rows.has(group);
+  rows.set(group, columns || 1);
+  if (known) return;
   group.addEventListener("keydown", (event) => {
     const items = all();
     const at = items.indexOf(/** @type {HTMLElement} */ (document.activeElement));
     if (at < 0) return;
-    const vertical = columns || 1;
+    const vertical = rows.get(group) ?? 1;
     const moves = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + vertical, ArrowUp: at - vertical, Home: 0, End: items.length - 1 };
     const to = moves[/** @type {keyof typeof moves} */ (event.key)];
     if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -96,7 +103,6 @@ export function roving(group, selector, columns = 0) {
   group.addEventListener("focusin", (event) => {
     for (const item of all()) item.tabIndex = item === event.target ? 0 : -1;
   });
-  const items = all();
-  const current = items.find((item) => item.getAttribute("aria-pressed") === "true") ?? items[0];
-  for (const item of items) item.tabIndex = item === current ? 0 : -1;
 }
+/** The groups that move the focus, with the number of elements in a row. @type {WeakMap<HTMLElement, number>} */
+const rows = new WeakMap();

@@ -16,7 +16,7 @@ import { choose, labelled, select } from "./toolbar.js";
 /** @typedef {import("./kinds.js").Found} Found */
 
 const SMALLEST = 46; // pixels of a thumbnail
-const LARGEST = 84;
+const LARGEST = 92;
 const AROUND = 12; // pixels around a thumbnail
 const LAYER = 62; // pixels of the names of layers
 const SLICE = 12; // milliseconds of drawing before the page may do something else
@@ -161,13 +161,13 @@ function button(overview, which, side) {
 }
 
 /**
- * Sets the size of a thumbnail on the page: a whole number of pixels for each cell, if cells are not smaller.
+ * Sets the size of a thumbnail on the page: a whole number of pixels for each cell, if cells are large.
  * @param {HTMLCanvasElement} canvas
  * @param {number} side
  */
 function sized(canvas, side) {
   const cells = Math.max(canvas.width, canvas.height);
-  const cell = cells <= side ? Math.floor(side / cells) : side / cells;
+  const cell = 3 * cells <= side ? Math.floor(side / cells) : side / cells;
   canvas.style.width = `${canvas.width * cell}px`;
   canvas.style.height = `${canvas.height * cell}px`;
   canvas.setAttribute("aria-hidden", "true");
