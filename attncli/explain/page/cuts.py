@@ -25,12 +25,14 @@ from attncli.explain.page.recomputed import CutBatch, Predicted, UncutPass
 from attncli.explain.question import refuse_missing
 from attncli.explain.reading import TOKENS_AT_ONCE, Reading
 from attncli.model.attention import Part
+from attncli.model.stack import Stack
 from attncli.text.tokenizer import Tokenizer
 
 CANDIDATES = 6  # tokens of a row whose probabilities are compared before and after a cut
 AFTER = 2  # the most probable tokens after a cut that are stored
 BUDGET = 2e11  # multiply-adds: a few seconds on two cores
 _MOST_SCORES = 1 << 24  # the most attention scores of one layer, over all rows of a batch
+_LEAST_TOKENS = 16  # a smaller batch takes as long, because it reads all weights
 _EVERY = -1  # in a table of cuts: all layers, all heads, or all sources but the row's own
 
 CutKind = Literal["edges", "head_edges", "rows", "head_rows", "columns", "heads"]
@@ -42,7 +44,7 @@ _OF_ALL_ROWS: tuple[CutKind, ...] = ("columns", "heads")  # one pass measures al
 # focus, then all rows. A kind that leaves room for others comes first.
 _OF_THE_FOCUS: tuple[tuple[CutKind, float], ...] = (("edges", 1), ("rows", 1), ("head_rows", 0.5), ("head_edges", 0.5))
 _OF_THE_REST: tuple[tuple[CutKind, float], ...] = (
-    ("heads", 0.5), ("rows", 1), ("edges", 1), ("columns", 0.5), ("head_rows", 1), ("head_edges", 1)
+    ("heads", 0.5), ("rows", 0.25), ("edges", 1), ("columns", 0.5), ("head_rows", 1), ("head_edges", 1)
 )  # fmt: skip
 
 
@@ -283,14 +285,16 @@ class _Measurement:
 
         A cut in one head is recomputed from its layer upwards: on average, in half of the layers.
         """
-        cutter, model = self.cutter, self.cutter.reading.model
-        tokens = 1 if kind not in _OF_ALL_ROWS and cutter.uncut.causal else cutter.uncut.length
-        one: float = tokens * sum(parameter.numel() for parameter in model.blocks.parameters())
+        cutter, model, number = self.cutter, self.cutter.reading.model, self._number(kind, sources)
+        tokens = cutter.uncut.length
+        if kind not in _OF_ALL_ROWS and cutter.uncut.causal:
+            tokens, number = 1, max(number, _LEAST_TOKENS)
+        one: float = tokens * _multiplications(model, cutter.uncut.length)
         if cutter.of_encoder and model.encoder is not None:
-            one += cutter.sources * sum(parameter.numel() for parameter in model.encoder.blocks.parameters())
+            one += cutter.sources * _multiplications(model.encoder, cutter.sources)
         elif kind in _IN_ONE_HEAD:
             one = one * (cutter.layers + 1) / (2 * cutter.layers)
-        return one * self._number(kind, sources)
+        return one * number
 
     def _number(self, kind: CutKind, sources: range) -> int:
         """Returns the number of cuts of one kind."""
@@ -325,8 +329,7 @@ class _Measurement:
         if not effects or len(seen) < 2:  # the only edge of a row is not cut
             return
         tables = {kind: self._table(kind, seen) for kind in effects}
-        queries = range(row, row + 1) if cutter.uncut.causal else range(cutter.uncut.length)
-        found, start = self._after(torch.cat([*tables.values()]), queries, row, [row]), 0
+        found, start = self._after(torch.cat([*tables.values()]), cutter.queries(row, row), row, [row]), 0
         for kind, table in tables.items():
             effect = effects[kind]
             place: tuple[int | slice, ...] = (effect.rows.index(row),)
@@ -342,8 +345,8 @@ class _Measurement:
     def _measure_all_rows(self, kind: CutKind, effect: CutEffect) -> None:
         """Measures the cuts of all columns or of all heads, on all rows of the effect in the same passes."""
         cutter = self.cutter
-        queries = range(effect.rows[-1] + 1) if cutter.uncut.causal else range(cutter.uncut.length)
-        found = self._after(self._table(kind, range(cutter.sources)), queries, None, effect.rows)
+        table, queries = self._table(kind, range(cutter.sources)), cutter.queries(effect.rows[-1])
+        found = self._after(table, queries, None, effect.rows)
         for array, values in zip((effect.kept, effect.ids, effect.probabilities), found, strict=True):
             if kind == "heads":
                 array[...] = values.reshape(array.shape)
@@ -367,3 +370,9 @@ class _Measurement:
             for name in ("kept", "ids", "probabilities")
         )
         return kept, ids, probabilities
+
+
+def _multiplications(stack: Stack, keys: int) -> int:
+    """Returns the multiply-adds of one token in all layers of a stack: of its parameters, and of attention to keys."""
+    parameters = sum(parameter.numel() for parameter in stack.blocks.parameters())
+    return parameters + 2 * keys * len(stack.blocks) * stack.config.heads * stack.config.head_width
