@@ -13,12 +13,18 @@ from starlette.routing import BaseRoute
 from attncli.errors import AttnError
 from attncli.serve.guard import Access, Guard, bug
 from attncli.serve.refusal import Refusal, refusal_of, standard_refusal
-from attncli.serve.routes import models, next, page, runs
+from attncli.serve.routes import cut, models, next, page, runs
 from attncli.serve.service import Service
 
 # To add a group of routes, write routes/NAME.py with a function `routes`, and add it here. What is asked passes the
 # guard before, and a route takes what it computes to `service.desk`.
-GROUPS: tuple[Callable[[Service], list[BaseRoute]], ...] = (page.routes, next.routes, models.routes, runs.routes)
+GROUPS: tuple[Callable[[Service], list[BaseRoute]], ...] = (
+    page.routes,
+    cut.routes,
+    next.routes,
+    models.routes,
+    runs.routes,
+)
 
 
 def application(service: Service, access: Access) -> Guard:

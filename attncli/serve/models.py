@@ -7,8 +7,9 @@ directory was replaced, as a training run does with every save. All methods but 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from attncli.generation.one_token import OneByOne
 from attncli.serve.refusal import Refusal
 from attncli.serve.worker import ModelThread
 
+T = TypeVar("T")
 KEPT = 3  # models
 
 
@@ -33,6 +35,15 @@ class ServedModel:
         self.state = _state(loaded.path)
         self._drawer: OneByOne | None = None
         self._kinds: dict[AttentionPart, HeadScores] | None = None
+        self._remembered: tuple[Hashable, Any] = (None, None)
+
+    def remembered(self, text: Hashable, compute: Callable[[], T]) -> T:
+        """Returns the result of `compute` for a text. The result of the last text is remembered."""
+        if self._remembered[0] != text:
+            self._remembered = (None, None)  # frees its memory first
+            self._remembered = (text, compute())
+        result: T = self._remembered[1]
+        return result
 
     @property
     def kinds(self) -> dict[AttentionPart, HeadScores]:

@@ -8,7 +8,10 @@ import pytest
 from attncli.checkpoint.directory import METRICS
 from attncli.checkpoint.save import write_checkpoint
 from attncli.explain.model_heads import scores_by_part
+from attncli.explain.page.cuts import LiveCut, cut_effect
 from attncli.explain.page.document import page_document
+from attncli.explain.page.recomputed import UncutPass
+from attncli.explain.reading import Reading
 from attncli.library import load as load_model
 from attncli.render.page.assemble import live_page
 from attncli.render.page.payload import payload
@@ -206,6 +209,65 @@ def test_a_machine_without_room_is_told(problem, status, here, monkeypatch):
     answer = here.post("/api/next", {"text": "a"})
     assert answer.status_code == status
     assert ("Retry-After" in answer.headers) == (status == 503)
+
+
+# Cuts
+
+
+CUTS = [
+    ({"kind": "edge", "edges": [[3, 1], [2, 0]]}, LiveCut(edges=((3, 1), (2, 0)))),
+    ({"kind": "edge", "edges": [[3, 1]], "heads": [[0, 1], [2, 3]]}, LiveCut(edges=((3, 1),), heads=((0, 1), (2, 3)))),
+    ({"kind": "row", "row": 3}, LiveCut(rows=(3,))),
+    ({"kind": "column", "column": 1, "heads": [[1, 0]]}, LiveCut(columns=(1,), heads=((1, 0),))),
+    ({"kind": "head", "heads": [[1, 2]]}, LiveCut(heads=((1, 2),))),
+]
+
+
+@pytest.mark.parametrize(("fields", "cut"), CUTS)
+def test_a_cut_has_the_effect_that_is_measured_for_a_file(fields, cut, here):
+    loaded, text = here.service.models.get(None).loaded, "Once upon a time there"
+    uncut = UncutPass(Reading.of(loaded.model, loaded.pieces(text)), loaded.tokenizer)
+    expected = cut_effect(uncut, "decoder", cut, 4)
+    answer = here.post("/api/cut", {"text": text, "measured": 4, **fields}).json()
+    assert answer["candidates"] == expected.candidates.tolist()
+    assert answer["before"] == expected.before.tolist()
+    assert answer["kept"] == expected.kept.tolist()
+    assert answer["after"] == [
+        list(pair) for pair in zip(expected.ids.tolist(), expected.probabilities.tolist(), strict=True)
+    ]
+    assert set(answer["vocabulary"]) == {str(id_) for id_ in (*expected.candidates.tolist(), *expected.ids.tolist())}
+    assert here.post("/api/cut", {"text": text, "measured": 4, **fields}).json() == answer  # from the remembered pass
+    other = here.post("/api/cut", {"text": f"{text} was", "measured": 4, **fields}).json()
+    assert other["candidates"] == answer["candidates"]  # later tokens change no earlier row
+    assert here.post("/api/cut", {"text": "Twice", "measured": 0, "kind": "row", "row": 0}).status_code == 200
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "cross"])
+def test_a_translation_is_cut_in_each_attention(part, here, own):
+    write_random_translator(own / "t", artificial_tokenizer())
+    fields = {"text": "dog", "model": "t", "target": "Hund", "part": part, "measured": 1}
+    for cut in ({"kind": "head", "heads": [[1, 2]]}, {"kind": "column", "column": 0}):
+        answer = here.post("/api/cut", fields | cut)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["kept"] != answer.json()["before"]
+
+
+BAD_CUTS = [
+    {}, {"kind": "edge"}, {"kind": "x", "row": 1}, {"kind": "row", "column": 1}, {"kind": "row", "row": 1, "edges": []},
+    {"kind": "head"}, {"kind": "head", "heads": []}, {"kind": "head", "heads": [[1]]},
+    {"kind": "head", "heads": [[9, 9]]},
+    {"kind": "row", "row": 99}, {"kind": "row", "row": -1}, {"kind": "column", "column": 99},
+    {"kind": "edge", "edges": [[1, 99]]}, {"kind": "edge", "edges": [[1, 0]] * 10_001},
+    {"kind": "row", "row": 0, "part": "cross"},
+    {"kind": "row", "row": 0, "text": ""}, {"kind": "row", "row": 0, "measured": 99},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", BAD_CUTS, ids=lambda fields: str(fields)[:50])
+def test_a_cut_that_is_none_is_refused(fields, here):
+    answer = here.post("/api/cut", {"text": "Once upon", "measured": 1} | fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].endswith(".")
 
 
 # The page
