@@ -10,7 +10,7 @@ let language = "en";
  * @param {string} chosen
  */
 export function setLanguage(chosen) {
-  language = chosen in LANGUAGES ? chosen : "en";
+  language = Object.hasOwn(LANGUAGES, chosen) ? chosen : "en";
   document.documentElement.lang = language;
 }
 

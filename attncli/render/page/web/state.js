@@ -118,7 +118,7 @@ function fromAddress(hash) {
   const found = {};
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
     const key = /** @type {keyof State} */ (name);
-    if (!(key in initial) || key === "hover") continue;
+    if (!Object.hasOwn(initial, key) || key === "hover") continue;
     if (FLAGS.includes(key)) found[key] = text === "true";
     else if (NUMBERS.includes(key)) {
       if (text !== "" && Number.isFinite(Number(text))) found[key] = Number(text);

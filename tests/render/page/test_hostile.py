@@ -1,0 +1,103 @@
+"""Text from files and models in the page: nothing in it runs, and every character of it can be seen."""
+
+import random
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+
+from attncli.config import ModelConfig
+from attncli.explain.page.attention import PageAttention
+from attncli.explain.page.document import PageDocument, Start
+from attncli.explain.question import MapAxes
+from attncli.explain.units import Spans
+from attncli.render.escape import token_label
+from attncli.render.page.assemble import page_file
+from attncli.render.page.payload import payload
+from attncli.text.tokenizer import Piece
+from tests.support.browser import needs_chromium
+
+pytestmark = needs_chromium
+HIT = "window.hit = true"
+FRAGMENTS = (
+    "</script><script>window.hit = true</script>", "<img src=x onerror='window.hit = true'>", "<!--", "-->", "]]>",
+    '"onfocus="window.hit = true" autofocus="', "javascript:window.hit = true", "${window.hit = true}", "`", "\\",
+    "&lt;",
+    "\u2028", "\u2029", "\u202e", "\u2066", "\u200b", "\ufeff", "\x00", "\x1b[2J", "\x7f", "\x9b", "\r\n", "\ud800",
+    "{policy}", "{script}", "__proto__", "constructor", "<style>*{display:none}</style>", "<base href=//evil.example>",
+    "<svg/onload=window.hit=true>", "\U000e0041", "ﷺ", "ẗ" * 20, "🏳️‍🌈",
+)  # fmt: skip
+COUNT = 10_000
+
+
+def labels():
+    """Returns random texts of tokens, made of hostile fragments and of characters of every plane."""
+    draw = random.Random(5)
+    texts = list(FRAGMENTS)
+    while len(texts) < COUNT:
+        chars = "".join(chr(draw.choice([draw.randrange(0x250), draw.randrange(0x110000)])) for _ in range(3))
+        texts.append(draw.choice(FRAGMENTS) + chars if draw.random() < 0.5 else chars)
+    return texts
+
+
+def document(texts):
+    """Returns a document whose last token attends to all tokens; no model could have such tokens."""
+    pieces = tuple(Piece(at, text, 1) for at, text in enumerate(texts))
+    count = len(pieces)
+    axes = MapAxes(pieces, pieces, tuple(range(1, count + 1)))
+    weights = np.full((1, 1, 1, count), 1 / count, np.float32)
+    spans = [range(at, at + 1) for at in range(count)]
+    attention = PageAttention(
+        part="decoder", axes=axes, words=Spans(spans, spans), windows=(None,), rows=range(count - 1, count),
+        raw=weights, norm=weights, layer_shares=weights[0], busiest=(0, 0), rollout=None, even=None, thumbnails=None,
+        vectors=None,
+    )  # fmt: skip
+    config = ModelConfig(
+        vocab_size=9, layers=1, width=8, heads=1, kv_heads=1, head_width=8, feed_forward_width=8, context=COUNT
+    )
+    start = Start("decoder", count - 1, ((0, 0),))
+    return PageDocument(
+        model=FRAGMENTS[0], config=config, pieces=pieces, source=None, attentions=(attention,), kinds={}, start=start,
+        limits=(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """Returns a page with hostile tokens, and their texts."""
+    texts = labels()
+    file = tmp_path_factory.mktemp("hostile") / "page.html"
+    file.write_text(page_file(payload([document(texts)]), FRAGMENTS[0]), encoding="utf-8")
+    return file, texts
+
+
+def test_the_file_contains_no_text_of_a_token(hostile):
+    file, _ = hostile
+    page = file.read_text(encoding="utf-8")
+    assert HIT not in page.replace("&lt;", "<").partition("</title>")[2]
+    assert page.count("<script") == 3  # the data, the script, and the one that starts it
+
+
+def test_hostile_tokens_run_nothing_and_are_visible(browser, hostile):
+    file, texts = hostile
+    browser.open(file)
+    shown = browser.texts(".lines-side.columns .label")
+    assert shown == [token_label(Piece(at, text, 1)) for at, text in enumerate(texts)]
+    assert browser.run("return window.hit") is None
+    assert browser.run("return document.querySelectorAll('img, base, iframe, object, embed').length") == 0
+    assert (browser.requests(), browser.messages()) == ([], [])
+    drawn = "".join(browser.texts("header, main, footer"))
+    bad = {char for char in drawn if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set(
+        "\n\t\u200d\u200c"
+    )
+    assert bad == set()
+
+
+def test_a_hostile_address_is_ignored(browser, page):
+    browser.open(
+        page(), "#heads=<img src=x onerror=window.hit=true>&view=__proto__&row=1e999&theme=x&language=constructor"
+    )
+    assert browser.run("return window.hit") is None
+    assert browser.messages() == []
+    assert re.fullmatch(r".*\S.*", browser.texts("h1")[0])
