@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import gc
 import os
 import shutil
 import socket
+import tempfile
+import threading
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,11 +26,11 @@ from hypothesis import settings
 from attncli.checkpoint import catalog
 from attncli.cli.main import run
 from attncli.cli.process import delay_full_collections
-from attncli.model import native_library
+from attncli.model import native, native_library
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.training import recipe
 from tests.support.checkpoints import write_random_model
-from tests.support.commands import QUICK
+from tests.support.commands import QUICK, RECIPE
 from tests.support.models import FAMILIES
 from tests.support.texts import story
 
@@ -35,8 +38,29 @@ settings.register_profile("attncli", deadline=None)  # a slow machine is no fail
 settings.load_profile("attncli")
 
 
-def pytest_configure():
+def pytest_configure(config):
     delay_full_collections()
+    if not hasattr(config, "workerinput"):
+        _begin_compiling(config)
+
+
+def _begin_compiling(config):
+    """Compiles the network once for all workers, while they collect the tests, into the cache of this session.
+
+    The workers inherit the environment. They wait for the compiler by means of a lock on the file `compiling`.
+    """
+    cache = Path(tempfile.mkdtemp(prefix="attncli-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    os.environ["ATTNCLI_CACHE"] = str(cache)
+    held = (cache / "compiling").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    native_library.begin()
+
+    def finish():
+        native_library.library()
+        held.close()
+
+    threading.Thread(target=finish, daemon=True).start()
 
 
 def pytest_collection_finish():
@@ -54,22 +78,21 @@ def family(request) -> dict:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
+def compiled():
     """Returns the folder of the compiled network, which all tests of all workers share."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _forget_library()  # the library found while the tests were collected
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNCLI_CACHE", str(folder.parent))
-        native_library.library()
-    _forget_library()
-    return folder
-
-
-def _forget_library():
+    cache = Path(os.environ["ATTNCLI_CACHE"])
+    with (cache / "compiling").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
     native_library.begin.cache_clear()
     native_library.library.cache_clear()
+    return cache / "native"
+
+
+@pytest.fixture
+def in_c():
+    """Skips the test if there is no C compiler."""
+    if not native.available():
+        pytest.skip("there is no C compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +111,14 @@ def _own_places(tmp_path, monkeypatch, compiled):
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_commands():
-    """Builds Typer's commands once per process, and shortens the samples that a training run writes.
+    """Builds Typer's commands once per process, and makes few evaluations and short samples in a training run.
 
-    Otherwise, these two would take most of the time of a command in the tests.
+    Otherwise, these would take most of the time of a command in the tests.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
-        patch.setattr(recipe, "SAMPLE_TOKENS", 12)
-        patch.setattr(recipe, "FINAL_SAMPLE_TOKENS", 60)
+        for name, value in RECIPE.items():
+            patch.setattr(recipe, name, value)
         yield
 
 

@@ -85,7 +85,7 @@ def test_a_backend_names_its_number_types(dtype):
     assert TorchBackend(model).types == NumberTypes(dtype, dtype, dtype)
 
 
-@pytest.mark.skipif(not native.available(), reason="there is no C compiler")
+@pytest.mark.usefixtures("in_c")
 def test_the_backend_in_c_names_its_number_types():
     assert native.NativeBackend(tiny_model(), threads=1).types == FLOATS
     assert native.NativeBackend(tiny_model(dtype=torch.bfloat16), threads=1).types == HALVES
@@ -405,7 +405,7 @@ def test_the_command_measures_the_model(folder, monkeypatch, capsys, built):
     assert all(figure["repetitions"] >= 1 for figure in (*steps, *document["prefill"], document["bandwidth"]))
 
 
-@pytest.mark.skipif(not native.available(), reason="there is no C compiler")
+@pytest.mark.usefixtures("in_c")
 def test_weights_of_eight_bits_are_counted_as_such(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(bench, "_SUMMED_BYTES", 400_000)

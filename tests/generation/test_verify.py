@@ -227,7 +227,7 @@ def test_pytorch_has_the_weights_that_the_backend_has(dtype, int8, family):
     if not native.available():
         return
     backend = native.NativeBackend(model, int8=int8)
-    made = generation(CONFIG if int8 else replace(CONFIG, max_new_tokens=8), backend=backend)
+    made = generation(replace(CONFIG, max_new_tokens=8), backend=backend)
     found = list(verify(made, backend, TorchBackend(wide), lambda count: native.NativeBackend(model, threads=count)))
     assert found[-1].logit_difference < 1e-3
     assert {check.name for check in found if check.fails} == ({"threads"} if int8 else set())
@@ -331,7 +331,7 @@ def test_the_command_shows_the_text_then_the_table(at_model, capsys):
     ]
 
 
-@pytest.mark.skipif(not native.available(), reason="there is no C compiler")
+@pytest.mark.usefixtures("in_c")
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_text_that_is_not_the_same_is_a_failure(more, at_model, capsys, monkeypatch):
     read = native.NativeBackend.read
@@ -352,7 +352,7 @@ def test_a_text_that_is_not_the_same_is_a_failure(more, at_model, capsys, monkey
         assert re.search(r"in a batch of 5 +from token \d on", captured.out)
 
 
-@pytest.mark.skipif(not native.available(), reason="there is no C compiler")
+@pytest.mark.usefixtures("in_c")
 def test_logits_further_apart_than_rounding_are_a_failure_though_the_text_is_the_same(at_model, capsys, monkeypatch):
     read = native.NativeBackend.read
     monkeypatch.setattr(native.NativeBackend, "read", lambda self, *given: read(self, *given) + 0.36)

@@ -8,6 +8,7 @@ import sys
 from attncli.cli.main import run
 
 QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--dtype", "float32"]  # training
+RECIPE = {"EVALUATIONS": 4, "SAMPLE_TOKENS": 10, "FINAL_SAMPLE_TOKENS": 30}  # of every training run in the tests
 BRIEF = ["--steps", "2", *QUICK[2:]]  # saves before the first step and after the last
 
 
