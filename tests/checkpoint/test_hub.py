@@ -130,6 +130,7 @@ def run(tmp_path, endpoint, *words, **environment):
     left_out = ("HF_", "ATTNCLI_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     given = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     given |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"} | environment
+    given["ATTNCLI_CACHE"] = os.environ["ATTNCLI_CACHE"]
     return run_forked(*words, folder=tmp_path, environment=given)
 
 

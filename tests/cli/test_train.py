@@ -191,8 +191,7 @@ def test_a_run_is_not_resumed_on_another_text(home, tmp_path, monkeypatch, capsy
 # Kills the run two steps after a number of saves.
 KILLED = """
 import itertools, os, signal
-from attncli.training import loop, recipe, saver
-recipe.SAMPLE_TOKENS = 12
+from attncli.training import loop, saver
 steps = itertools.count()
 write, step, saved = saver.write_checkpoint, loop._Loop._step, []
 def writing(*given):

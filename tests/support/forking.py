@@ -1,8 +1,8 @@
-"""Runs command lines in processes that are forked from a server, which has imported PyTorch and done nothing else.
+"""Runs command lines in processes that are forked from a server, which has imported the package and its libraries.
 
-A fork saves the seconds of the import. From `main` to the end of the interpreter, a forked command runs as
-`python -m attncli` does. Tests of the time before `main`, and of the modules that a command imports, need a new
-interpreter: `tests.support.commands.start`.
+A fork saves the seconds of the imports. From `main` to the end of the interpreter, a forked command runs as
+`python -m attncli` does, with the quick recipe of the tests. Tests of the time before `main`, and of the modules that a
+command imports, need a new interpreter: `tests.support.commands.start`.
 
 For each command, the server forks a keeper. The keeper forks the command and waits for its end.
 """
@@ -11,9 +11,11 @@ import atexit
 import fcntl
 import functools
 import gc
+import importlib
 import io
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -23,6 +25,7 @@ import termios
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from tests.support.commands import RECIPE
 from tests.support.places import ROOT
 
 
@@ -146,12 +149,7 @@ def _server():
 
 
 def _serve(channel):
-    import attncli.cli.main
-    import attncli.generation.engine
-    import attncli.training.job
-    import attncli.training.loop  # noqa: F401
-
-    assert "huggingface_hub" not in sys.modules  # importing it would read the server's environment
+    _import_all()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.freeze()  # otherwise, the garbage collection at a command's end would copy all memory of the imports
     while True:
@@ -163,6 +161,21 @@ def _serve(channel):
             return _keep(json.loads(request), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _import_all():
+    """Imports what commands import, except `huggingface_hub`, which reads the environment, but not its dependencies."""
+    import huggingface_hub  # noqa: F401
+
+    import attncli
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]
+    for module in pkgutil.walk_packages(attncli.__path__, "attncli."):
+        if module.name != "attncli.__main__":
+            importlib.import_module(module.name)
+    assert "huggingface_hub" not in sys.modules
+    importlib.import_module("attncli.cli.main").run(["tokenize", "--help"])  # Typer imports more at its first use
 
 
 def _keep(request, descriptors):
@@ -196,6 +209,9 @@ def _become(request, streams):
     sys.argv = ["attncli", *request["arguments"]]
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout, sys.stderr = (_output(number) for number in (1, 2))
+    from attncli.training import recipe
+
+    vars(recipe).update(RECIPE)
     exec(request["before"], {})
     from attncli.__main__ import main
 
