@@ -28,7 +28,7 @@ class Writing:
 
 @contextmanager
 def fault_at(n, fault, calls=("fsync", "rename", "mkdir", "rmdir", "unlink")):
-    """Calls `fault` before the nth change of the disk, counted from 0.
+    """Calls `fault` before the nth change of the disk, counted from 0; before every change if n is None.
 
     Yields a list that is empty until `fault` is called.
     """
@@ -36,7 +36,7 @@ def fault_at(n, fault, calls=("fsync", "rename", "mkdir", "rmdir", "unlink")):
 
     def count(real):
         def call(*args, **options):
-            if next(numbers) == n:
+            if n in (next(numbers), None):
                 happened.append(n)
                 fault()
             return real(*args, **options)

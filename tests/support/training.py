@@ -1,10 +1,14 @@
 """The settings and the plan of a small training run."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.save import Checkpoint, State
 from attncli.config import TrainConfig
 from attncli.evaluation.score import Score
 from attncli.model.count import PRESETS
@@ -45,7 +49,7 @@ def reports(steps=300, every=5, evaluations=12):
 
 COMMAND = [
     "--steps",
-    "60",
+    "24",
     "--size",
     "1x32",
     "--context",
@@ -61,6 +65,23 @@ COMMAND = [
 
 def reports_of(corpus, plan, target, **options):
     return list(train(corpus, plan, target, facts={}, **options))
+
+
+class WholeRun(NamedTuple):
+    """A run that was not stopped: its directory, its reports and its saves, in order."""
+
+    folder: Path
+    reports: list
+    saves: list[Checkpoint]
+
+
+def cloned(checkpoint):
+    """Returns a copy of a save, which later steps of the run do not change."""
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    state = checkpoint.state
+    if state is not None:
+        state = State({name: tensor.clone() for name, tensor in state.tensors.items()}, state.facts)
+    return replace(checkpoint, weights=weights, state=state)
 
 
 def digest(target):

@@ -4,8 +4,6 @@ import errno
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.training import train
 from attncli.training.reports import SaveReport
+from tests.support.forking import ForkedCommand
 from tests.support.texts import story
 from tests.support.training import COMMAND, contents, digest, reports_of
 
@@ -90,7 +89,6 @@ def test_an_error_in_training_keeps_the_last_save(tmp_path, monkeypatch, capsys,
 EXHAUSTED = """
 import resource
 from pathlib import Path
-from attncli.__main__ import main
 from attncli.training import loop, measure
 measure.measure_step = lambda *given: measure.StepTime(0.1, 1.0)
 step = loop._Loop._step
@@ -99,18 +97,16 @@ def limited(*given):
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     return step(*given)
 loop._Loop._step = limited
-main()
 """
 
 
 def test_running_out_of_memory_is_an_error_of_two_lines(tmp_path):
     (tmp_path / "story.txt").write_text(story(1500))
     arguments = ["train", "story.txt", *COMMAND, "--batch-size", "20k", "--out", "m"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    command = [sys.executable, "-c", EXHAUSTED, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (4, "")
-    *_, plan, message, hint = done.stderr.splitlines()
+    with ForkedCommand(*arguments, folder=tmp_path, before=EXHAUSTED) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (4, "")
+    *_, plan, message, hint = err.splitlines()
     assert plan.startswith("needs")
     assert message == "error: There is not enough memory for this."
     assert "--batch-size" in hint

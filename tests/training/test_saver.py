@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from attncli.checkpoint.atomic import previous_of, settle
 from attncli.checkpoint.catalog import find_model
 from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import lock
-from attncli.checkpoint.save import State, write_checkpoint
+from attncli.checkpoint.save import write_checkpoint
 from attncli.cli.main import run
 from attncli.errors import OutOfRoom
 from attncli.stopping import StopRequests
@@ -34,40 +33,18 @@ from attncli.training.reports import Result, SaveReport, StepReport
 from attncli.training.resume import _newest_good
 from attncli.training.run import begin_run, weights_of
 from attncli.training.tasks.registry import task_of
+from tests.support.commands import RECIPE
 from tests.support.faults import fault_at
 from tests.support.forking import ForkedCommand
 from tests.support.places import ROOT
 from tests.support.texts import story
-from tests.support.training import COMMAND, contents, digest, reports_of
+from tests.support.training import COMMAND, cloned, contents, digest, reports_of
 
 
 @pytest.fixture
 def beside(monkeypatch):
     """Writes every save of a running run in the background."""
     monkeypatch.setattr(recipe, "COPIED_STATE", 0)
-
-
-def cloned(checkpoint):
-    """Returns a copy of a save, which later steps of the run do not change."""
-    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-    state = checkpoint.state
-    if state is not None:
-        state = State({name: tensor.clone() for name, tensor in state.tensors.items()}, state.facts)
-    return replace(checkpoint, weights=weights, state=state)
-
-
-def saves_of(corpus, plan, target, monkeypatch):
-    """Returns all saves of a whole run, in order."""
-    saves = []
-
-    def kept(place, checkpoint):
-        saves.append(cloned(checkpoint))
-        write_checkpoint(place, checkpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(saver, "write_checkpoint", kept)
-        reports_of(corpus, plan, target)
-    return saves
 
 
 def same(state, other):
@@ -89,16 +66,31 @@ def in_a_child(work):
     return os.waitpid(child, 0)[1]
 
 
-def killed_at(n, work):
-    """Does the work in a process that is killed at its nth change of the disk. Returns whether it was killed."""
+def states_of_the_disk(base, work, copies):
+    """Does the work in a child process. Returns the number of its changes of the disk, and copies of the folder `base`.
 
-    def until_killed():
-        with fault_at(n, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+    There is a copy before each change and at the end. A process that is killed at one of these moments leaves the
+    folder in exactly this state. A copy that equals the one before it is left out.
+    """
+    numbers, copying = itertools.count(), []
+
+    def copy():
+        if not copying:  # a copy changes the disk, too
+            copying.append(True)
+            shutil.copytree(base, copies / str(next(numbers)))
+            copying.clear()
+
+    def copied():
+        with fault_at(None, copy):
             work()
+        shutil.copytree(base, copies / str(next(numbers)))
 
-    status = in_a_child(until_killed)
-    assert status in (0, signal.SIGKILL)
-    return status != 0
+    assert in_a_child(copied) == 0
+    states = sorted(copies.iterdir(), key=lambda copy: int(copy.name))
+    seen = [
+        {path.relative_to(state): path.is_dir() or path.read_bytes() for path in state.rglob("*")} for state in states
+    ]
+    return len(states) - 1, [state for at, state in enumerate(states) if at == 0 or seen[at] != seen[at - 1]]
 
 
 def full():
@@ -111,10 +103,10 @@ def full():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(("victim", "torn"), [(3, False), (3, True), (4, False)], ids=["running", "torn", "last"])
 def test_a_kill_at_any_write_flush_or_rename_of_a_save_leaves_a_good_save(
-    corpus, plan, tmp_path, monkeypatch, victim, torn
+    corpus, plan, whole_run, tmp_path, victim, torn
 ):
     """`torn`: the current save is damaged, so that only the previous save is good."""
-    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+    folder, _, saves = whole_run(plan)
     assert [save.state and save.state.facts["step"] for save in saves] == [0, 10, 20, 30, None]
     base = tmp_path / "base"
     for save in saves[victim - 2 : victim]:
@@ -124,17 +116,15 @@ def test_a_kill_at_any_write_flush_or_rename_of_a_save_leaves_a_good_save(
         (base / "m" / directory.STATE_TENSORS).unlink()
         good = _newest_good(base / "m")[0].state.facts["step"] // 10
         assert good == victim - 2
-    target, resumed = tmp_path / "kills" / "m", set()
-    for n in itertools.count():
-        shutil.rmtree(target.parent, ignore_errors=True)
-        shutil.copytree(base, target.parent)
-        if not killed_at(n, lambda: write_checkpoint(target, saves[victim])):
-            break
+    changes, states = states_of_the_disk(base, lambda: write_checkpoint(base / "m", saves[victim]), tmp_path / "kills")
+    resumed = set()
+    for state in states:
+        target = state / "m"
         settle(target)
         if not (target / directory.STATE_FACTS).exists():  # the last save is complete
             assert victim == 4
             load_model(target, torch.device("cpu"), torch.float32)
-            assert digest(target) == digest(tmp_path / "whole")
+            assert digest(target) == digest(folder)
             continue
         found, notes = _newest_good(target)
         step = found.state.facts["step"]
@@ -144,16 +134,14 @@ def test_a_kill_at_any_write_flush_or_rename_of_a_save_leaves_a_good_save(
         if step not in resumed:
             resumed.add(step)
             reports_of(corpus, plan, target, resume=found)
-            assert digest(target) == digest(tmp_path / "whole")
+            assert digest(target) == digest(folder)
             assert [path.name for path in target.parent.iterdir()] == ["m"]
-    assert n > 40
+    assert changes > 40
     assert resumed == ({good * 10, victim * 10} if victim == 3 else {good * 10})
 
 
-BESIDE = "from attncli.training import saver; saver._COPIED_FROM = 0"
-
-
-SHORT_SAMPLES = "from attncli.training import recipe; recipe.SAMPLE_TOKENS, recipe.FINAL_SAMPLE_TOKENS = 12, 60"
+BESIDE = "from attncli.training import recipe; recipe.COPIED_STATE = 0"
+QUICKLY = f"from attncli.training import recipe; vars(recipe).update({RECIPE})"
 
 
 @pytest.fixture
@@ -168,7 +156,7 @@ def trained(tmp_path, request):
     fresh = request.config.getoption("--slow")
 
     def call(arguments, beside, delay):
-        before = f"{SHORT_SAMPLES}\n{BESIDE if beside else ''}\n"
+        before = f"{QUICKLY}\n{BESIDE if beside else ''}\n"
         if fresh:
             code = f"{before}from attncli.__main__ import main; main()"
             process = subprocess.Popen(
@@ -214,10 +202,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, traine
 
 
 def test_a_background_save_contains_the_state_of_its_step_and_is_reported_once_written(
-    corpus, plan, tmp_path, monkeypatch, beside
+    corpus, plan, whole_run, tmp_path, monkeypatch, beside
 ):
     """Each write of a running state is delayed until the run has taken five more steps."""
-    expected = saves_of(corpus, plan, tmp_path / "in place", monkeypatch)
+    expected = whole_run(plan).saves
     written, moved_on, steps = [], threading.Event(), []
 
     def held_up(place, checkpoint):
@@ -244,8 +232,11 @@ def test_a_background_save_contains_the_state_of_its_step_and_is_reported_once_w
 
 
 @pytest.mark.parametrize("at", [3, 10, 12])
-def test_a_stop_during_a_background_save_completes_it_and_saves_again(corpus, plan, tmp_path, beside, at):
-    reports_of(corpus, plan, tmp_path / "whole")
+def test_a_stop_during_a_background_save_completes_it_and_saves_again(
+    corpus, plan, whole_run, tmp_path, monkeypatch, at
+):
+    whole = whole_run(plan)
+    monkeypatch.setattr(recipe, "COPIED_STATE", 0)
     asked = itertools.count(1)
     reports = reports_of(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= at)
     saved = [report.step for report in reports if isinstance(report, SaveReport)]
@@ -254,7 +245,7 @@ def test_a_stop_during_a_background_save_completes_it_and_saves_again(corpus, pl
     found = read_resumable(tmp_path / "m")
     assert (found.state.facts["step"], found.run["status"]) == (at, "stopped")
     reports_of(corpus, plan, tmp_path / "m", resume=found)
-    assert digest(tmp_path / "m") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "m") == digest(whole.folder)
 
 
 def test_an_error_ends_the_run_only_after_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
@@ -304,8 +295,8 @@ def test_a_state_too_large_to_copy_in_memory_is_saved_without_a_copy(corpus, pla
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_signal_ends_the_process_at_once_even_during_a_save(corpus, plan, tmp_path, monkeypatch, number):
-    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+def test_a_second_signal_ends_the_process_at_once_even_during_a_save(plan, whole_run, tmp_path, number):
+    saves = whole_run(plan).saves
     for save in saves[1:3]:
         write_checkpoint(tmp_path / "m", save)
 
@@ -324,8 +315,8 @@ def test_a_second_signal_ends_the_process_at_once_even_during_a_save(corpus, pla
 # A full disk
 
 
-def test_a_full_disk_at_any_point_of_a_save_leaves_a_good_save_and_no_other_file(corpus, plan, tmp_path, monkeypatch):
-    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+def test_a_full_disk_at_any_point_of_a_save_leaves_a_good_save_and_no_other_file(plan, whole_run, tmp_path):
+    saves = whole_run(plan).saves
     base, target = tmp_path / "base", tmp_path / "full" / "m"
     for save in saves[1:3]:
         write_checkpoint(base / "m", save)
@@ -348,8 +339,8 @@ def test_a_full_disk_at_any_point_of_a_save_leaves_a_good_save_and_no_other_file
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_file_size_limit_is_reported_as_a_full_disk(corpus, plan, tmp_path, monkeypatch):
-    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+def test_a_file_size_limit_is_reported_as_a_full_disk(plan, whole_run, tmp_path):
+    saves = whole_run(plan).saves
     target = tmp_path / "m" / "m"
     write_checkpoint(target, saves[2])
     before = contents(target)

@@ -67,9 +67,10 @@ def test_the_loss_falls_and_every_report_is_yielded(corpus, plan, tmp_path):
     assert [line["kind"] for line in lines].count("step") == len(steps)
 
 
-def test_the_final_score_is_computed_with_the_saved_weights_on_the_whole_validation_part(corpus, plan, tmp_path):
-    result = run(corpus, plan, tmp_path / "m")[-1]
-    model = load_model(tmp_path / "m", CPU, torch.float32).model
+def test_the_final_score_is_computed_with_the_saved_weights_on_the_whole_validation_part(corpus, plan, whole_run):
+    folder, reports, _ = whole_run(plan)
+    result = reports[-1]
+    model = load_model(folder, CPU, torch.float32).model
     nats = 0.0
     ids = torch.from_numpy(corpus.val.ids[:].astype("int64"))
     with torch.no_grad():
@@ -140,9 +141,9 @@ def threads():
 
 
 @pytest.mark.parametrize(("at", "count"), [(1, 1), (10, 2), (23, 2), (39, 1)])
-def test_a_stopped_and_resumed_run_ends_with_the_same_bits(corpus, plan, tmp_path, threads, at, count):
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(corpus, plan, whole_run, tmp_path, threads, at, count):
     threads(count)
-    run(corpus, plan, tmp_path / "whole")
+    whole = whole_run(plan)
     asked = itertools.count(1)
     reports = run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) >= at)
     assert not reports[-1].finished
@@ -152,58 +153,60 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(corpus, plan, tmp_pat
     again = plan_from_document(json.loads(json.dumps(asdict(plan))))
     assert again == plan
     assert run(corpus, again, tmp_path / "parts", resume=saved)[-1].finished
-    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "parts") == digest(whole.folder)
     assert not (tmp_path / "parts" / "state").exists()
     assert not atomic.previous_of(tmp_path / "parts").exists()
 
 
-def test_a_model_saved_in_bfloat16_is_half_as_large_and_scored_in_bfloat16(corpus, plan, tmp_path):
-    run(corpus, plan, tmp_path / "whole")
+def test_a_model_saved_in_bfloat16_is_half_as_large_and_scored_in_bfloat16(corpus, plan, whole_run, tmp_path):
+    folders = whole_run(plan).folder, tmp_path / "half"
     result = run(corpus, replace(plan, save_dtype="bfloat16"), tmp_path / "half")[-1]
-    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in folders]
     assert sizes[1] < 0.6 * sizes[0]
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    whole, half = (load_model(tmp_path / name, CPU, torch.float32).model for name in ("whole", "half"))
+    whole, half = (load_model(folder, CPU, torch.float32).model for folder in folders)
     assert evaluate(half, corpus.val) == result.best
     for ours, kept in zip(half.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, kept.bfloat16().float())
 
 
 @pytest.mark.parametrize("at", [23, 41])
-def test_a_run_saved_in_bfloat16_resumes_exactly(corpus, plan, tmp_path, at):
+def test_a_run_saved_in_bfloat16_resumes_exactly(corpus, plan, whole_run, tmp_path, at):
     plan = replace(plan, save_dtype="bfloat16")
-    run(corpus, plan, tmp_path / "whole")
+    whole = whole_run(plan)
     asked = itertools.count(1)
     run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) >= at)
     saved = read_resumable(tmp_path / "parts")
     assert {tensor.dtype for tensor in saved.weights.values()} == {torch.float32}
     run(corpus, plan, tmp_path / "parts", resume=saved)
-    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "parts") == digest(whole.folder)
 
 
-def test_more_frequent_saves_do_not_change_the_weights(corpus, plan, tmp_path, monkeypatch):
-    run(corpus, plan, tmp_path / "whole")
+def test_more_frequent_saves_do_not_change_the_weights(corpus, plan, whole_run, tmp_path, monkeypatch):
+    whole = whole_run(plan)
     monkeypatch.setattr(recipe, "SAVE_SECONDS", 0.0)
     reports = run(corpus, plan, tmp_path / "often")
     assert [r.step for r in reports if isinstance(r, SaveReport)] == [0, *range(5, 41, 5), 40]
-    assert digest(tmp_path / "often") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "often") == digest(whole.folder)
 
 
-def test_a_run_stopped_in_its_final_evaluation_ends_with_the_same_weights_and_records(corpus, plan, tmp_path):
+def test_a_run_stopped_in_its_final_evaluation_ends_with_the_same_weights_and_records(
+    corpus, plan, whole_run, tmp_path
+):
     plan = replace(plan, dtype="bfloat16")  # the final evaluation scores in float32
-    run(corpus, plan, tmp_path / "whole")
+    folders = whole_run(plan).folder, tmp_path / "parts"
     asked = itertools.count(1)
     reports = run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) > plan.schedule.steps)
     assert not reports[-1].finished
     assert reports[-1].step == plan.schedule.steps
     assert run(corpus, plan, tmp_path / "parts", resume=read_resumable(tmp_path / "parts"))[-1].finished
-    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert digest(folders[0]) == digest(folders[1])
     kinds = [
         [
             (line["kind"], line["step"])
-            for line in map(json.loads, (tmp_path / name / directory.METRICS).read_text().splitlines())
+            for line in map(json.loads, (folder / directory.METRICS).read_text().splitlines())
         ]
-        for name in ("whole", "parts")
+        for folder in folders
     ]
     assert kinds[0] == kinds[1]
 
@@ -293,9 +296,8 @@ def test_training_as_a_library_prints_nothing(corpus, plan, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_loss_falls_in_every_floating_point_type(corpus, plan, tmp_path, dtype):
-    reports = run(corpus, replace(plan, dtype=dtype), tmp_path / "m")
-    losses = [r.loss for r in reports if isinstance(r, StepReport)]
+def test_the_loss_falls_in_every_floating_point_type(plan, whole_run, dtype):
+    losses = [r.loss for r in whole_run(replace(plan, dtype=dtype)).reports if isinstance(r, StepReport)]
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -342,21 +344,20 @@ def test_a_state_in_another_format_is_refused(corpus, plan, tmp_path):
 
 
 @pytest.mark.parametrize("at", [5, 6, 7, 8])
-def test_a_run_stopped_between_micro_batches_ends_with_the_same_bits(corpus, tmp_path, at):
+def test_a_run_stopped_between_micro_batches_ends_with_the_same_bits(corpus, whole_run, tmp_path, at):
     """`stop` is called twice between three micro-batches and once after them, so `at` reaches each of these calls."""
     short = replace(make_plan(replace(SMALL, steps=10), corpus), eval_every=10, report_every=5)
     parts = replace(short, grad_accum=3, batch_size=6, dtype="bfloat16")
-    run(corpus, parts, tmp_path / "whole")
+    whole = whole_run(parts)
     asked = itertools.count(1)
     reports = run(corpus, parts, tmp_path / "parts", stop=lambda: next(asked) >= at)
     assert not reports[-1].finished
     assert read_resumable(tmp_path / "parts").state.facts["step"] == at // 3
     run(corpus, parts, tmp_path / "parts", resume=read_resumable(tmp_path / "parts"))
-    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "parts") == digest(whole.folder)
 
 
-def test_a_sample_is_written_at_every_evaluation_without_changing_the_weights(corpus, plan, tmp_path):
-    run(corpus, plan, tmp_path / "without")
+def test_a_sample_is_written_at_every_evaluation_without_changing_the_weights(corpus, plan, whole_run, tmp_path):
     written = []
 
     def sample(model, step):
@@ -367,7 +368,7 @@ def test_a_sample_is_written_at_every_evaluation_without_changing_the_weights(co
 
     reports = run(corpus, plan, tmp_path / "with", sample=sample)
     assert [r.step for r in reports if isinstance(r, SampleReport)] == [10, 20, 30]
-    assert digest(tmp_path / "with") == digest(tmp_path / "without")
+    assert digest(tmp_path / "with") == digest(whole_run(plan).folder)
 
 
 def test_fine_tuning_keeps_the_shape_and_the_tokenizer_of_the_model(tmp_path):
@@ -547,7 +548,7 @@ def test_training_continues_uncompiled_if_the_compiler_fails(monkeypatch):
     monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
     outcomes = []
     for compiled in (True, False):
-        trainee = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.float32, compiled=compiled)
+        trainee = Trainee(tiny_model(layers=1).train().requires_grad_(), "muon", 0.1, torch.float32, compiled=compiled)
         outcomes.append(
             [trainee.step(TextBatch(ids_of(9, 4)), step=s, seed=0, lr=0.01, adam_lr=0.01)[0].item() for s in range(2)]
         )
