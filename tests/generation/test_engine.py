@@ -71,6 +71,7 @@ def run(prompt, config, model=MODEL, tokenizer=TOKENIZER):
     return texts, ends, [e for e in events if isinstance(e, Reread)]
 
 
+@cache
 def greedy_by_hand(model, prompt, count):
     """Continues a prompt without a cache; after a full context, continues from its most recent half."""
     window, made = list(prompt), []
@@ -89,7 +90,7 @@ def greedy_by_hand(model, prompt, count):
 def test_greedy_is_argmax_also_past_the_context(kind, length):
     prompt = list(range(10, 10 + length))
     (text,), (end,), rereads = run(prompt, GREEDY, backend_of(kind))
-    expected = greedy_by_hand(MODEL, prompt, 40)
+    expected = greedy_by_hand(MODEL, tuple(prompt), 40)
     expected = expected[: expected.index(TOKENIZER.end_of_text) + 1] if TOKENIZER.end_of_text in expected else expected
     assert list(end.ids) == expected
     assert text == TOKENIZER.decode(expected).removesuffix("<|endoftext|>")
@@ -244,6 +245,12 @@ def made(backend, prompts, config, tokenizer=TOKENIZER, **how):
     return [("".join(event.text for event in text), tokens, end) for text, tokens, end in texts]
 
 
+@cache
+def batch_of(kind, name):
+    """Returns the texts of the ragged prompts with these settings, all in one batch."""
+    return made(backend_of(kind), RAGGED, SETTINGS[name])
+
+
 def same(kind, one, other):
     """Whether texts are equal: in C to the last bit of every log-probability, in PyTorch up to rounding."""
     if kind == "native":
@@ -260,7 +267,7 @@ def same(kind, one, other):
 def test_a_batch_of_different_prompts_is_each_of_them_alone(kind, name):
     backend, config = backend_of(kind), SETTINGS[name]
     alone = [text for prompt in RAGGED for text in made(backend, [prompt], config, lookup=False)]
-    together = made(backend, RAGGED, config)
+    together = batch_of(kind, name)
     assert same(kind, together, alone)
     assert len({len(end[0].ids) for _, _, end in together}) > (1 if name == "stopped" else 0)
     turned = made(backend, RAGGED[::-1], config)
@@ -271,7 +278,8 @@ def test_a_batch_of_different_prompts_is_each_of_them_alone(kind, name):
 @pytest.mark.parametrize(("new", "positions"), [(3, 10), (500, 32)])
 def test_a_cache_gets_positions_for_the_longest_text_up_to_the_context(new, positions):
     watched = Watched(backend_of("torch"))
-    made(watched, [[1, 2], [1, 2, 3, 4, 5, 6, 7], [3]], replace(GREEDY, max_new_tokens=new))
+    prompts = [[1, 2], [1, 2, 3, 4, 5, 6, 7], [3]]
+    next(generate(watched, TOKENIZER, prompts, replace(GREEDY, max_new_tokens=new)))
     assert watched.positions == positions
 
 
@@ -301,7 +309,7 @@ def test_a_step_makes_each_mask_once():
 def test_texts_that_wait_for_a_slot_are_the_same(kind, name, at_once):
     watched = Watched(backend_of(kind))
     found = made(watched, RAGGED, SETTINGS[name], at_once=at_once)
-    assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
+    assert same(kind, found, batch_of(kind, name))
     assert max(len({segment.sequence for segment in segments}) for segments in watched.asked) <= at_once
     assert all(segment.sequence < at_once for segments in watched.asked for segment in segments)
 
@@ -310,7 +318,7 @@ def test_texts_that_wait_for_a_slot_are_the_same(kind, name, at_once):
 def test_past_the_context_each_text_of_a_batch_continues_from_its_own_half(kind):
     config = replace(GREEDY, max_new_tokens=60)
     for prompt, (_, _, (end,)) in zip(RAGGED, made(backend_of(kind), RAGGED, config), strict=True):
-        expected = greedy_by_hand(MODEL, prompt, 60)
+        expected = greedy_by_hand(MODEL, tuple(prompt), 60)
         ended = TOKENIZER.end_of_text in expected
         assert list(end.ids) == (expected[: expected.index(TOKENIZER.end_of_text) + 1] if ended else expected)
 
@@ -332,7 +340,7 @@ def test_without_a_cache_the_text_is_the_same(kind, name):
     watched = Watched(backend_of(kind))
     found = made(watched, RAGGED, SETTINGS[name], cached=False)
     assert all(segment.start == 0 for segments in watched.asked for segment in segments)
-    assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
+    assert same(kind, found, batch_of(kind, name))
 
 
 @each_backend
@@ -342,7 +350,7 @@ def test_guesses_change_no_text(kind, name, context, monkeypatch):
     """This includes a context that restarts, and a last guess that is the last allowed token."""
     monkeypatch.setattr(Lookup, "_pays", lambda self: True)
     model = repeating_model(context)
-    config = replace(SETTINGS[name], temperature=SETTINGS[name].temperature / 3, num_samples=1, max_new_tokens=150)
+    config = replace(SETTINGS[name], temperature=SETTINGS[name].temperature / 3, num_samples=1, max_new_tokens=100)
     plain, watched = Watched(backend_of(kind, model)), Watched(backend_of(kind, model))
     found = made(watched, [[5, 6, 7, 8] * 4], config, lookup=True)
     assert same(kind, found, made(plain, [[5, 6, 7, 8] * 4], config, lookup=False))

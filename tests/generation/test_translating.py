@@ -78,11 +78,11 @@ def test_greedy_targets_equal_those_of_transformers(name, tokenizer, tmp_path):
     save_theirs(tmp_path, theirs, tokenizer)
     loaded = load_model(tmp_path, CPU, torch.float32)
     prompts, sources = loaded.inputs(SOURCES[:1])
-    config = settings_for(loaded, SampleConfig(max_new_tokens=64 - len(loaded.forced)), ())
+    config = settings_for(loaded, SampleConfig(max_new_tokens=32 - len(loaded.forced)), ())
     found = samples_of(loaded.model, tokenizer, config, sources, loaded.end_ids, prompts[0])
     for source, sample in zip(sources, found, strict=True):
         expected = theirs.generate(
-            torch.tensor([source]), max_new_tokens=64, do_sample=False, num_beams=1,
+            torch.tensor([source]), max_new_tokens=32, do_sample=False, num_beams=1,
             use_cache=not name.startswith("t5"),  # their cache has as many layers as the encoder
         )  # fmt: skip
         assert [*prompts[0], *sample.ids] == expected[0].tolist()
