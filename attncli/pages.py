@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.explain.compare import Comparison
-from attncli.explain.defaults import AttentionPart
+from attncli.explain.defaults import HEAD_TEXTS, HEAD_TOKENS, AttentionPart
 from attncli.explain.heads import HeadScores
 from attncli.explain.model_heads import scores_by_part
 from attncli.explain.page.document import PageDocument, page_document, readings_of
 from attncli.model.attention import Observer
+from attncli.model.count import matrix_parameters
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
 from attncli.text.tokenizer import Piece
@@ -21,19 +22,27 @@ from attncli.views import ViewOptions, aligning_head, refuse_part, request, tran
 if TYPE_CHECKING:
     from attncli.views import Text
 
+_KIND_BUDGET = 5e10  # multiplications for the scores of the heads: a second on two cores
+
 
 def html_page(loaded: LoadedModel, text: Text, token: str | None, options: ViewOptions) -> str:
     """Returns the HTML file of a text. `token` and `options` choose what the page shows first.
 
     Raises BadInput and UsageProblem as `document_of` does.
     """
-    document = document_of(loaded, text, token, options, scores_by_part(loaded))
+    document = document_of(loaded, text, token, options, kinds_of(loaded))
     return page_file(payload([document]), f"{loaded.name} · attncli")
+
+
+def kinds_of(loaded: LoadedModel) -> Mapping[AttentionPart, HeadScores]:
+    """Returns the scores of the model's heads as `attncli heads` computes them; of a large model, over fewer texts."""
+    each = matrix_parameters(loaded.model.config) * 2 * HEAD_TOKENS  # of one text
+    return scores_by_part(loaded, sequences=max(1, min(HEAD_TEXTS, int(_KIND_BUDGET / each))))
 
 
 def html_comparison(loaded: LoadedModel, texts: Sequence[Sequence[Piece]], finding: Comparison) -> str:
     """Returns the HTML file of two texts side by side, with the comparison of a word in them."""
-    kinds = scores_by_part(loaded)
+    kinds = kinds_of(loaded)
     read = [_read_alone(loaded, pieces) for pieces in texts]
     documents = [
         page_document(loaded, text, token=word.at, part=part, kinds=kinds)

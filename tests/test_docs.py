@@ -19,7 +19,7 @@ NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?|\.\d+")
 FLOAT32_DIGITS = 7
 COLOR = re.compile("#[0-9a-f]{6}")
 TEXT = re.compile("<text[^>]*>([^<]*)</text>")
-WITHOUT_OUTPUT = {"library", "limits", "serving"}  # pages that show no output of a command
+WITHOUT_OUTPUT = {"library", "limits", "page", "serving"}  # pages that show no output of a command
 BARS = re.compile(r"[█▏▎▍▌▋▊▉▒░ ]+")
 
 _spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")

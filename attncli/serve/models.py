@@ -7,7 +7,7 @@ directory was replaced, as a training run does with every save. All methods but 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +17,9 @@ from attncli.checkpoint.catalog import known_models
 from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.explain.defaults import AttentionPart
 from attncli.explain.heads import HeadScores
-from attncli.explain.model_heads import scores_by_part
 from attncli.generation.loading import backend_for
 from attncli.generation.one_token import OneByOne
+from attncli.pages import kinds_of
 from attncli.serve.refusal import Refusal
 from attncli.serve.worker import ModelThread
 
@@ -34,7 +34,7 @@ class ServedModel:
         self.loaded, self._check = loaded, check
         self.state = _state(loaded.path)
         self._drawer: OneByOne | None = None
-        self._kinds: dict[AttentionPart, HeadScores] | None = None
+        self._kinds: Mapping[AttentionPart, HeadScores] | None = None
         self._remembered: tuple[Hashable, Any] = (None, None)
 
     def remembered(self, text: Hashable, compute: Callable[[], T]) -> T:
@@ -46,10 +46,10 @@ class ServedModel:
         return result
 
     @property
-    def kinds(self) -> dict[AttentionPart, HeadScores]:
+    def kinds(self) -> Mapping[AttentionPart, HeadScores]:
         """The scores of the heads, computed when they are first needed."""
         if self._kinds is None:
-            self._kinds = scores_by_part(self.loaded)
+            self._kinds = kinds_of(self.loaded)
         return self._kinds
 
     def refuse_long(self, text: str, pair: str | None = None, target: str | None = None) -> None:

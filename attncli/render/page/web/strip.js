@@ -32,7 +32,7 @@ function build(page, holder) {
   const { attention } = page;
   const rows = group(page, text(attention.square ? "strip.text" : "strip.rows"), rowUnits(attention, state.words), "row");
   const columns = attention.square ? null : group(page, text("strip.columns"), columnUnits(attention, state.words), "column");
-  fill(holder, columns, rows);
+  fill(holder, columns, rows, element("p", { class: "note" }, text("strip.hint")));
 }
 
 /**
