@@ -6,24 +6,31 @@ and the rollout of all rows, and the vectors of the busiest heads. `limits` says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import ModelConfig
 from attncli.errors import UsageProblem
 from attncli.explain.defaults import PARTS, AttentionPart
 from attncli.explain.heads import HeadScores
+from attncli.explain.next_token import name_of
 from attncli.explain.page.attention import PageAttention, page_attention
+from attncli.explain.page.predictions import Predictions, Streams, predictions_of
 from attncli.explain.question import Focus, default_row, focused_row
-from attncli.explain.reading import Reading, TextPair
+from attncli.explain.reading import Observers, Reading, TextPair
 from attncli.model.attention import Observer
 from attncli.text.tokenizer import Piece
 
 MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x sources
 VECTOR_NUMBERS = 1_000_000  # of queries, keys and values, in each attention
-OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors"]
+KEPT_LOGITS = 50  # the largest logits of a row that are stored
+MOST_LOGITS = 200_000_000  # logits that are computed: (layers + 1) x rows x vocabulary
+OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors", "predictions"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class PageDocument:
     source: tuple[Piece, ...] | None  # the tokens of the source text of a translation
     attentions: tuple[PageAttention, ...]
     kinds: Mapping[AttentionPart, HeadScores]
+    predictions: Predictions | None  # None if the model predicts no words
+    vocabulary: Mapping[int, str]  # the text of every token that is predicted
     start: Start
     limits: tuple[Omission, ...]
 
@@ -88,10 +97,14 @@ def page_document(
     layer, number = head or (None, None)
     focus = focused_row(readings[part], Focus(token, layer, number), readings[part].axes)
     rows = {each: focus if _same_rows(each, part) else default_row(reading.axes) for each, reading in readings.items()}
+    found = _Predicting(loaded, readings, rows, watch)
     attentions = {
-        each: page_attention(reading, stored_rows(reading, rows[each]), rows[each], vectors=VECTOR_NUMBERS, more=watch)
+        each: page_attention(
+            reading, stored_rows(reading, rows[each]), rows[each], vectors=VECTOR_NUMBERS, more=found.watch(each)
+        )
         for each, reading in readings.items()
     }
+    predicted = found.predictions()
     translation = readings[part].translation
     return PageDocument(
         model=loaded.name,
@@ -100,9 +113,54 @@ def page_document(
         source=None if translation is None else translation.source,
         attentions=tuple(attentions.values()),
         kinds=kinds or {},
+        predictions=predicted,
+        vocabulary=_names(loaded, [] if predicted is None else [predicted.ids, predicted.lens.ids]),
         start=Start(part, focus, (head or attentions[part].busiest,), temperature),
-        limits=tuple(limit for attention in attentions.values() for limit in _limits(attention)),
+        limits=(*(limit for each in attentions.values() for limit in _limits(each)), *found.limits()),
     )
+
+
+class _Predicting:
+    """Records what the last attention of a text predicts, while this attention is recorded."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        readings: Mapping[AttentionPart, Reading],
+        focus: Mapping[AttentionPart, int],
+        watch: Observer | None,
+    ) -> None:
+        """`focus` is the row in focus of each attention. `watch` observes the passes of all attentions."""
+        self._part, self._reading = list(readings.items())[-1]
+        self._loaded, self._also = loaded, watch
+        stored = stored_rows(self._reading, focus[self._part])
+        states = self._reading.model.config.layers + 1
+        self.rows = _around(stored, focus[self._part], MOST_LOGITS // (states * loaded.tokenizer.vocab_size))
+        self._streams = Streams(self._reading, self.rows, stored)
+
+    def watch(self, part: AttentionPart) -> Observer | None:
+        """Returns the observer of the pass in which an attention is recorded."""
+        if part != self._part or not self._reading.predicts:
+            return self._also
+        return Observers([each for each in (self._streams, self._also) if each is not None])
+
+    def predictions(self) -> Predictions | None:
+        """Returns what the rows predict, after the passes; None if the model predicts no words."""
+        if not self._reading.predicts:
+            return None
+        return predictions_of(self._reading, self._loaded.tokenizer, self.rows, self._streams.stacked, kept=KEPT_LOGITS)
+
+    def limits(self) -> Iterator[Omission]:
+        """Yields what the document lacks of the predictions."""
+        count = len(self._reading.axes.rows)
+        if self._reading.predicts and len(self.rows) < count:
+            yield Omission("predictions", self._part, len(self.rows), count)
+
+
+def _names(loaded: LoadedModel, ids: Iterable[NDArray[np.int32]]) -> dict[int, str]:
+    """Returns the text of every id of some arrays."""
+    every = np.unique(np.concatenate([np.zeros(0, np.int32), *(each.ravel() for each in ids)]))
+    return {id_: name_of(loaded.tokenizer, id_) for id_ in every.tolist()}
 
 
 def readings_of(loaded: LoadedModel, text: Sequence[Piece] | TextPair) -> dict[AttentionPart, Reading]:
@@ -115,9 +173,14 @@ def readings_of(loaded: LoadedModel, text: Sequence[Piece] | TextPair) -> dict[A
 def stored_rows(reading: Reading, focus: int) -> range:
     """Returns the rows of attention that are recorded: all rows, or as many rows around the focus as fit."""
     axes = reading.axes
-    fitting = max(MOST_CELLS // (reading.layers * reading.heads * len(axes.columns)), 1)
-    first = max(0, min(focus - fitting * 3 // 4, len(axes.rows) - fitting))
-    return range(first, min(first + fitting, len(axes.rows)))
+    return _around(range(len(axes.rows)), focus, MOST_CELLS // (reading.layers * reading.heads * len(axes.columns)))
+
+
+def _around(rows: range, focus: int, fitting: int) -> range:
+    """Returns as many rows as fit, but at least one: three quarters of them up to the focus."""
+    fitting = max(fitting, 1)
+    first = max(rows.start, min(focus - fitting * 3 // 4, rows.stop - fitting))
+    return range(first, min(first + fitting, rows.stop))
 
 
 def _same_rows(one: AttentionPart, other: AttentionPart) -> bool:

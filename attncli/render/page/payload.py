@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from attncli import __version__
 from attncli.explain.words import joined
 from attncli.model.count import count_parameters
-from attncli.render.escape import token_label
+from attncli.render.escape import id_label, token_label
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from attncli.explain.heads import HeadScores
     from attncli.explain.page.attention import PageAttention, Vectors
     from attncli.explain.page.document import PageDocument
+    from attncli.explain.page.predictions import Predictions
 
 FORMAT = 1
 _FINE_CELLS = 400_000  # weights of a document that are stored as 16 bits; with more, as 8 bits
@@ -62,6 +63,11 @@ class _Arrays:
     def exact(self, array: NDArray[Any]) -> dict[str, Any]:
         """Stores integers or floating-point numbers as they are."""
         return self._append(array)
+
+    def whole(self, array: NDArray[Any]) -> dict[str, Any]:
+        """Stores whole numbers of at least 0 in the smallest type that holds them."""
+        most = int(array.max(initial=0))
+        return self._append(array.astype(np.uint8 if most < 256 else np.uint16 if most < 65536 else np.int32))
 
     def shares(self, array: NDArray[Any], *, fine: bool) -> dict[str, Any]:
         """Stores numbers from 0 to 1 as 16 bits if `fine`, otherwise as 8 bits."""
@@ -101,6 +107,8 @@ def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
             _attention(attention, document.kinds.get(attention.part), arrays, fine=fine, relative=relative)
             for attention in document.attentions
         ],
+        "predictions": document.predictions and _predictions(document.predictions, arrays),
+        "vocabulary": {str(id_): id_label(id_, text) for id_, text in document.vocabulary.items()},
         "start": {"part": start.part, "row": start.row, "heads": start.heads, "temperature": start.temperature},
         "limits": [
             {"code": limit.code, "part": limit.part, "shown": limit.shown, "of": limit.of} for limit in document.limits
@@ -162,6 +170,27 @@ def _words(pieces: Sequence[Piece], spans: Sequence[range]) -> list[tuple[int, i
     """Returns the first token, the token after the last, and the label of each word."""
     words = joined(pieces, spans)
     return [(span.start, span.stop, token_label(word)) for span, word in zip(spans, words, strict=True)]
+
+
+def _predictions(found: Predictions, arrays: _Arrays) -> dict[str, Any]:
+    lens = found.lens
+    return {
+        "what": found.what,
+        "rows": [found.rows.start, len(found.rows)],
+        "ids": arrays.whole(found.ids),
+        "logits": arrays.exact(found.logits),
+        "tail": arrays.whole(found.tail),
+        "tail_width": found.tail_width,
+        "probability_of_kept": arrays.exact(found.probability_of_kept),
+        "actual": arrays.exact(found.actual),
+        "entropy": arrays.exact(found.entropy),
+        "lens": {
+            "ids": arrays.whole(lens.ids),
+            "probabilities": arrays.exact(lens.probabilities),
+            "target": arrays.exact(lens.target),
+            "rank": arrays.whole(lens.rank),
+        },
+    }
 
 
 def _kinds(scores: HeadScores, arrays: _Arrays) -> dict[str, Any]:

@@ -5,10 +5,12 @@ import { createComparison } from "./comparison.js";
 import { decode, fromBase64 } from "./data.js";
 import { element, fill, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
+import { createLayers } from "./layers.js";
 import { createLines } from "./lines.js";
 import { createLive, Server } from "./live.js";
 import { createMap } from "./map.js";
 import { selectionName } from "./measure.js";
+import { createNext } from "./next.js";
 import { createOverview } from "./overview.js";
 import { Page } from "./page.js";
 import { change, fromStart, onChange, startState, state } from "./state.js";
@@ -26,9 +28,10 @@ const VIEWS = [
   ["map", createMap],
   ["heads", createOverview],
   ["steps", createSteps],
+  ["layers", createLayers],
 ];
 /** The panels beside the views. @type {[string, (page: Page) => View][]} */
-const PANELS = [];
+const PANELS = [["next", createNext]];
 
 /**
  * Returns the initial state of a payload, or of the live page before its first payload.
