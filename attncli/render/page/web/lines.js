@@ -1,7 +1,7 @@
 // @ts-check
 // The head view: queries on the left, sources on the right, and a curve for every weight.
 
-import { element, fill, roving, svg } from "./dom.js";
+import { element, fill, roving, setAttributes, svg } from "./dom.js";
 import { percent, percentOf, text } from "./format.js";
 import { idleColumns, isMasked, largestOf, reachOf, unitOf } from "./measure.js";
 import { change, state } from "./state.js";
@@ -16,6 +16,7 @@ import { tableBehind } from "./table.js";
 const NARROW = matchMedia("(max-width: 600px)");
 const MOST_LINES = 1500; // of rows that are not in focus
 const LONG = 96; // tokens: a longer text is drawn more densely
+const NEAR = 9; // pixels between the pointer and a line
 const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not drawn, but their share is written
 
 /**
@@ -42,6 +43,7 @@ export function createLines(page) {
   const scroller = element("div", { class: "lines", tabindex: "-1" }, left, picture, right);
   const table = tableBehind(() => tableOf(page));
   const whole = element("div", {}, scroller, table.element);
+  touch(page, picture);
   const layout = ["all", "words", "part", "heads", "measure", "idle", "common", "language"];
   const update = (/** @type {Set<string>} */ changed) => {
     if (layout.some((name) => changed.has(name))) {
@@ -183,7 +185,7 @@ function drawAll(page, picture) {
   picture.setAttribute("viewBox", `0 0 ${width()} ${most * height}`);
   picture.setAttribute("width", String(width()));
   picture.setAttribute("height", String(most * height));
-  fill(picture, faint, svg("g", { class: "strong" }));
+  picture.replaceChildren(faint, svg("g", { class: "strong" }));
 }
 
 /**
@@ -199,15 +201,12 @@ function drawRow(page, picture, left, right) {
   const height = heightOf(Math.max(rows.length, columns.length));
   const strong = /** @type {SVGGElement} */ (picture.querySelector(".strong"));
   picture.classList.toggle("isolated", state.hover !== null && state.hover[0] === page.index);
-  strong.replaceChildren();
-  for (const line of strongest(page).reverse()) {
-    const path = { d: pathOf(line, height, chosen.length), stroke: line.color };
-    const column = columns[line.column];
-    strong.append(
-      svg("path", { ...path, "stroke-width": 1 + 6 * line.strength, "stroke-opacity": (0.25 + 0.75 * line.strength).toFixed(3) }),
-      svg("path", { ...path, class: "hit", "stroke-width": 9, "stroke-opacity": 0, onclick: () => chooseEdge(page, column), onpointerenter: (/** @type {Event} */ event) => explain(event, `${rows[shownUnit].label} → ${column.label}: ${percent(line.share)}`) }),
-    );
-  }
+  const lines = strongest(page).reverse();
+  while (strong.children.length < lines.length) strong.append(svg("path"));
+  while (strong.children.length > lines.length) strong.lastChild?.remove();
+  lines.forEach((line, at) => {
+    setAttributes(strong.children[at], { d: pathOf(line, height, chosen.length), stroke: line.color, "stroke-width": (1 + 6 * line.strength).toFixed(2), "stroke-opacity": (0.25 + 0.75 * line.strength).toFixed(3) });
+  });
   const locked = unitOf(rows, page.row);
   mark(left, "shown", shownUnit);
   markPressed(left, locked);
@@ -229,12 +228,43 @@ function drawRow(page, picture, left, right) {
 }
 
 /**
- * Gives the line under the pointer its text.
- * @param {Event} event
- * @param {string} words
+ * Lets the pointer touch the lines of the row that is shown: the nearest one names itself, and a click chooses its edge.
+ * @param {Page} page
+ * @param {SVGSVGElement} picture
  */
-function explain(event, words) {
-  fill(/** @type {Element} */ (event.currentTarget), svg("title", {}, words));
+function touch(page, picture) {
+  const title = svg("title");
+  picture.addEventListener("pointermove", (event) => {
+    const line = nearest(page, picture, event);
+    const { rows, columns } = page.matrix(page.chosen[0].selection);
+    picture.classList.toggle("near", line !== null);
+    fill(title, line && `${rows[line.row].label} → ${columns[line.column].label}: ${percent(line.share)}`);
+    if (line && !title.isConnected) picture.append(title);
+    if (!line) title.remove();
+  });
+  picture.addEventListener("click", (event) => {
+    const line = nearest(page, picture, event);
+    if (line) chooseEdge(page, page.matrix(page.chosen[0].selection).columns[line.column]);
+  });
+}
+
+/**
+ * Returns the line of the row that is shown which is nearest to the pointer; null if none is within a few pixels.
+ * @param {Page} page
+ * @param {SVGSVGElement} picture
+ * @param {MouseEvent} event
+ * @returns {Line | null}
+ */
+function nearest(page, picture, event) {
+  const { left, top, width: across } = picture.getBoundingClientRect();
+  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const height = heightOf(Math.max(rows.length, columns.length));
+  const share = (event.clientX - left) / across;
+  // The curve is a cubic Bezier curve whose height rises with 3 t^2 - 2 t^3, almost at the share t of its width.
+  const rise = share * share * (3 - 2 * share);
+  const distance = (/** @type {Line} */ { row, column }) => Math.abs((row + 0.5 + (column - row) * rise) * height - (event.clientY - top));
+  const [best] = strongest(page).sort((one, other) => distance(one) - distance(other));
+  return best && distance(best) < NEAR ? best : null;
 }
 
 /**
