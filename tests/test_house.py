@@ -1,6 +1,7 @@
 """The structure of the package: imports between rooms, modules without torch, the map and the README."""
 
 import ast
+import functools
 import re
 import shlex
 import subprocess
@@ -49,9 +50,20 @@ FLOORS = {
 OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render", "starlette": "serve", "uvicorn": "serve"}
 
 
+@functools.cache
+def tree_of(file):
+    """Returns the syntax tree of a file."""
+    return ast.parse(file.read_text())
+
+
+@functools.cache
 def imports(file, types=True):
-    """Yields the modules that a file imports; without `types`, imports under `if TYPE_CHECKING` are left out."""
-    tree = ast.parse(file.read_text())
+    """Returns the modules that a file imports; without `types`, imports under `if TYPE_CHECKING` are left out."""
+    return tuple(_imports(file, types))
+
+
+def _imports(file, types):
+    tree = tree_of(file)
     annotations = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     skipped = set() if types else {inside for block in annotations for inside in ast.walk(block)}
     for node in ast.walk(tree):
@@ -300,7 +312,7 @@ def test_help_begins_with_a_sentence_and_two_examples(name):
 
 def test_no_module_can_execute_code_from_a_file():
     for file in FILES:
-        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
+        calls = {ast.unparse(node.func) for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)}
         assert not {"eval", "exec", "torch.load", "__import__"} & calls, file
         assert not {"pickle", "marshal", "shelve"} & set(imports(file)), file
 
@@ -308,7 +320,7 @@ def test_no_module_can_execute_code_from_a_file():
 @pytest.mark.parametrize("room", ["checkpoint", "generation", "model", "text"])
 def test_errors_of_the_library_rooms_spell_no_options(room):
     for file in (PACKAGE / room).rglob("*.py"):
-        tree = ast.parse(file.read_text())
+        tree = tree_of(file)
         documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
         docstrings = {id(node.body[0].value) for node in documented if isinstance(node.body[0], ast.Expr)}
         texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]

@@ -99,7 +99,7 @@ def test_greedy_is_argmax_also_past_the_context(kind, length):
 
 
 @each_backend
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 2**40), temperature=st.floats(0.3, 2), top_k=st.sampled_from([0, 5]))
 def test_a_sample_is_the_same_alone_and_first_in_a_batch(kind, seed, temperature, top_k):
     backend = backend_of(kind)

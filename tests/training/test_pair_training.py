@@ -90,17 +90,24 @@ def test_the_shape_has_the_size_in_each_stack_and_the_records_count_target_token
     assert recorded["plan"]["step_tokens"] == plan.step_tokens
 
 
+@pytest.fixture(scope="module")
+def whole(pairs, tmp_path_factory):
+    """Returns a job with two micro-batches in each step, and the digest of its weights."""
+    folder, job = tmp_path_factory.mktemp("whole") / "m", job_of(pairs, steps=10, grad_accum=2)
+    list(run_job(job, folder))
+    return job, digest(folder)
+
+
 @pytest.mark.parametrize("at", [1, 3, 7, 13])
-def test_a_stopped_run_on_pairs_ends_with_the_same_bits(pairs, tmp_path, at):
-    job = job_of(pairs, steps=10, grad_accum=2)
-    list(run_job(job, tmp_path / "whole"))
+def test_a_stopped_run_on_pairs_ends_with_the_same_bits(whole, tmp_path, at):
+    job, expected = whole
     asked = itertools.count(1)
     reports = list(run_job(job, tmp_path / "parts", stop=lambda: next(asked) >= at))
     assert not reports[-1].finished
     again = resume_job(tmp_path / "parts")
     assert again.notes == ()
     assert list(run_job(again, tmp_path / "parts"))[-1].finished
-    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "parts") == expected
 
 
 @pytest.fixture(scope="module")

@@ -52,19 +52,26 @@ def lines_of(target, kind="heads"):
     return [line for line in lines if line["kind"] == kind]
 
 
-def test_heads_are_scored_at_every_evaluation_without_changing_the_weights(corpus, plan, tmp_path):
-    trained(corpus, plan, tmp_path / "without")
-    reports = trained(corpus, plan, tmp_path / "with", head_scorer=watch)
+@pytest.fixture(scope="module")
+def watched(corpus, plan, tmp_path_factory):
+    """Returns the directory and the reports of a whole run that scores its heads."""
+    folder = tmp_path_factory.mktemp("watched") / "m"
+    return folder, trained(corpus, plan, folder, head_scorer=watch)
+
+
+def test_heads_are_scored_at_every_evaluation_without_changing_the_weights(plan, whole_run, watched):
+    folder, reports = watched
+    without = whole_run(plan).folder
     assert [r.step for r in reports if isinstance(r, HeadsReport)] == [10, 20, 30, 40]
     kinds = [type(r) for r in reports if not isinstance(r, StepReport | SaveReport)]
     assert kinds[:4] == [EvalReport, HeadsReport] * 2
-    assert weights(tmp_path / "with") == weights(tmp_path / "without")
-    assert not lines_of(tmp_path / "without")
+    assert weights(folder) == weights(without)
+    assert not lines_of(without)
 
 
-def test_the_record_contains_the_head_scores_of_the_model_at_each_evaluation(corpus, plan, tmp_path):
-    reports = trained(corpus, plan, tmp_path / "m", head_scorer=watch)
-    recorded = lines_of(tmp_path / "m")
+def test_the_record_contains_the_head_scores_of_the_model_at_each_evaluation(watched):
+    folder, reports = watched
+    recorded = lines_of(folder)
     for report, line in zip([r for r in reports if isinstance(r, HeadsReport)], recorded, strict=True):
         assert line["best"] == {
             best.kind: {"layer": best.layer, "head": best.head, "score": best.score, "chance": best.chance}
@@ -72,18 +79,18 @@ def test_the_record_contains_the_head_scores_of_the_model_at_each_evaluation(cor
         }
         assert (line["step"], line["seconds"], line["scores"]) == (report.step, report.seconds, report.scores)
     assert reports[-1].best_step == 40  # the saved weights are the weights of the last evaluation
-    model = load_model(tmp_path / "m", torch.device("cpu"), torch.float32).model
+    model = load_model(folder, torch.device("cpu"), torch.float32).model
     np.testing.assert_allclose(recorded[-1]["scores"]["induction"], watch(model)[1]["induction"], atol=1e-5)
 
 
 @pytest.mark.parametrize("at", [9, 10, 23, 40])
-def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
-    trained(corpus, plan, tmp_path / "whole", head_scorer=watch)
+def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, watched, tmp_path, at):
     asked = itertools.count(1)
     trained(corpus, plan, tmp_path / "parts", head_scorer=watch, stop=lambda: next(asked) >= at)
     trained(corpus, plan, tmp_path / "parts", head_scorer=watch, resume=read_resumable(tmp_path / "parts"))
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
-    whole, parts = ([{**line, "seconds": 0} for line in lines_of(tmp_path / name)] for name in ("whole", "parts"))
+    folders = watched[0], tmp_path / "parts"
+    assert weights(folders[1]) == weights(folders[0])
+    whole, parts = ([{**line, "seconds": 0} for line in lines_of(folder)] for folder in folders)
     assert whole == parts
 
 
