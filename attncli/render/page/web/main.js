@@ -13,6 +13,7 @@ import { selectionName } from "./measure.js";
 import { createNext } from "./next.js";
 import { createOverview } from "./overview.js";
 import { Page } from "./page.js";
+import { saveButtons, showOnPaper } from "./picture.js";
 import { change, fromStart, onChange, startState, state } from "./state.js";
 import { createSteps } from "./steps.js";
 import { createStrip } from "./strip.js";
@@ -69,7 +70,7 @@ function initialState(payload) {
   };
 }
 
-/** What is on the page now. @type {{payload: Payload, parts: (((changed: Set<string>) => void) & {element: HTMLElement})[]} | null} */
+/** What is on the page now. @type {{payload: Payload, parts: (((changed: Set<string>) => void) & {element: HTMLElement, print?: (starts: boolean) => void})[]} | null} */
 let current = null;
 
 /**
@@ -95,6 +96,15 @@ function update(changed) {
   document.documentElement.dataset.theme = state.theme;
   if (changed.has("language") || changed.has("all")) header(current.payload);
   for (const part of current.parts) part(changed);
+}
+
+/**
+ * Shows pictures in light colors while the page is printed.
+ * @param {boolean} starts
+ */
+function print(starts) {
+  document.documentElement.dataset.theme = starts ? "light" : state.theme;
+  for (const part of current?.parts ?? []) part.print?.(starts);
 }
 
 /** @param {Payload} payload */
@@ -174,6 +184,8 @@ function createText(page, count) {
   const toolbar = createToolbar(page);
   const tabs = element("div", { class: "tabs", role: "group" });
   const body = element("div", { class: "view" });
+  const paper = element("div", { class: "on-paper" });
+  const save = element("div", {});
   const panels = PANELS.map(([, create]) => create(page));
   /** @type {Map<string, View>} */
   const built = new Map();
@@ -183,7 +195,7 @@ function createText(page, count) {
     "section",
     { class: "text", "aria-label": count > 1 ? `${"AB"[page.index]}` : text("strip.text") },
     strip.element,
-    element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, body), side),
+    element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, paper, body, save), side),
   );
   const update = (/** @type {Set<string>} */ changed) => {
     const [name, create] = VIEWS.find(([each]) => each === state.view) ?? VIEWS[0];
@@ -194,6 +206,7 @@ function createText(page, count) {
       const inside = body.contains(document.activeElement);
       fillTabs(tabs, name);
       fill(body, view.element);
+      fill(save, view.picture && saveButtons(page, name, view.picture));
       if (inside && changed.has("view")) /** @type {HTMLElement | null} */ (document.querySelector('.tabs [aria-pressed="true"]'))?.focus();
     }
     strip.update(changed);
@@ -201,7 +214,8 @@ function createText(page, count) {
     view.update(fresh || changed.has("view") ? new Set(["all"]) : changed);
     for (const panel of panels) panel.update(changed);
   };
-  return Object.assign(update, { element: whole, controls });
+  const print = (/** @type {boolean} */ starts) => showOnPaper(paper, starts ? built.get(state.view)?.picture : null);
+  return Object.assign(update, { element: whole, controls, print });
 }
 
 /**
@@ -218,6 +232,8 @@ function fillTabs(tabs, current) {
 
 const stored = /** @type {HTMLElement} */ (document.getElementById("data")).textContent ?? "";
 onChange((_, changed) => update(changed));
+window.addEventListener("beforeprint", () => print(true));
+window.addEventListener("afterprint", () => print(false));
 if (stored.trim()) {
   decode(fromBase64(stored.trim())).then(showFile, () => {
     fill(element_("texts"), element("p", { role: "alert" }, text("damaged")));

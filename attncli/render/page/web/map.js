@@ -494,7 +494,7 @@ function mapPicture(page, heat, grid) {
 function cellPicture({ levels, matrix }, grid, width, height) {
   const count = matrix.columns.length;
   if (levels.length > MOST_RECTANGLES) {
-    return [svg("image", { href: painted(levels, count).toDataURL(), width, height, preserveAspectRatio: "none", style: "image-rendering: pixelated" })];
+    return [svg("image", { href: painted(levels, count).toDataURL(), width, height, preserveAspectRatio: "none", "image-rendering": "pixelated" })];
   }
   const gap = grid.cellX >= GAPPED ? 1 : 0;
   return [...levels].flatMap((level, at) => {

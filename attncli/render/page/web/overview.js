@@ -238,7 +238,7 @@ function lonePicture({ page, thumbnails, order }) {
       "g",
       { transform: place },
       svg("rect", { width: canvas.width * cell, height: canvas.height * cell, fill: "var(--panel)" }),
-      svg("image", { href: canvas.toDataURL(), width: canvas.width * cell, height: canvas.height * cell, preserveAspectRatio: "none", style: "image-rendering: pixelated" }),
+      svg("image", { href: canvas.toDataURL(), width: canvas.width * cell, height: canvas.height * cell, preserveAspectRatio: "none", "image-rendering": "pixelated" }),
       svg("text", { y: side + 14, fill: "var(--ink)", "font-size": 12 }, selectionName(which)),
       found && svg("text", { y: side + 27, fill: isIdleKind(found.kind) ? "var(--quiet)" : "var(--ink)", "font-size": 10.5 }, `${text(`kind.${found.kind}`)} ${percentOf(found.score, 0)}`),
     );

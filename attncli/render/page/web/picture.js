@@ -1,0 +1,141 @@
+// @ts-check
+// Saves a picture as an SVG or PNG file that needs nothing else: colors are resolved, fonts are generic.
+
+import { element, svg } from "./dom.js";
+import { text } from "./format.js";
+import { state } from "./state.js";
+
+/** @typedef {import("./page.js").Page} Page */
+
+const MARGIN = 16; // pixels around a picture
+const SHARPER = 2; // pixels of a PNG for each pixel of the picture
+const LARGEST = 16000; // pixels along a side of a PNG
+const VARIABLE = /var\((--[\w-]+)(?:,[^)]*)?\)/g;
+const FONTS = new Map([["--mono", "monospace"], ["--font", "sans-serif"]]);
+// Characters that XML does not allow.
+const FORBIDDEN = /[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu;
+
+/**
+ * Returns the buttons that save a picture.
+ * @param {Page} page
+ * @param {string} view the name of the view, which becomes part of the name of the file
+ * @param {() => SVGSVGElement} draw
+ */
+export function saveButtons(page, view, draw) {
+  const button = (/** @type {string} */ kind, /** @type {() => void} */ save) => element("button", { type: "button", "data-save": kind, "aria-label": text("save.as", { kind: kind.toUpperCase() }), onclick: save }, kind.toUpperCase());
+  const blob = () => new Blob([source(page, view, draw())], { type: "image/svg+xml" });
+  const saveSvg = () => download(blob(), `${fileName(page, view)}.svg`);
+  const savePng = () => bitmap(blob()).then((made) => download(made, `${fileName(page, view)}.png`));
+  return element("p", { class: "save" }, element("span", { class: "control-name" }, text("save")), button("svg", saveSvg), " ", button("png", savePng));
+}
+
+/**
+ * Returns the name of a file without its ending: the model, the view and the selected heads. Other characters than
+ * letters, digits, dots and hyphens become hyphens.
+ * @param {Page} page
+ * @param {string} view
+ */
+function fileName(page, view) {
+  const heads = page.measure === "rollout" && view !== "heads" ? ["rollout"] : view === "heads" ? [] : page.chosen.map(({ name }) => name);
+  const parts = [page.doc.model, ...(page.index ? ["b"] : []), view, ...heads];
+  return parts.join("-").replace(/[^\p{L}\p{N}.-]+/gu, "-").replace(/^[.-]+/, "") || view;
+}
+
+/**
+ * Returns the source of an SVG file, in the colors of the chosen theme.
+ * @param {Page} page
+ * @param {string} view
+ * @param {SVGSVGElement} drawn
+ */
+function source(page, view, drawn) {
+  const [, , width, height] = (drawn.getAttribute("viewBox") ?? "0 0 0 0").split(" ").map(Number);
+  const size = { width: width + 2 * MARGIN, height: height + 2 * MARGIN };
+  const background = svg("rect", { x: -MARGIN, y: -MARGIN, ...size, fill: "var(--paper)" });
+  drawn.prepend(svg("title", {}, `${page.doc.model}: ${text(`view.${view}`)}`), svg("desc", {}, description(page, view)), background);
+  drawn.setAttribute("viewBox", `${-MARGIN} ${-MARGIN} ${size.width} ${size.height}`);
+  drawn.setAttribute("width", String(size.width));
+  drawn.setAttribute("height", String(size.height));
+  resolveColors(drawn);
+  return `<?xml version="1.0" encoding="UTF-8"?>\n${new XMLSerializer().serializeToString(drawn).replace(FORBIDDEN, "\uFFFD")}\n`;
+}
+
+/**
+ * Describes what a picture shows: the text, the row, the heads, the measure.
+ * @param {Page} page
+ * @param {string} view
+ */
+function description(page, view) {
+  const { attention, doc, rows, shownUnit } = page;
+  const words = (/** @type {import("./data.js").Token[]} */ tokens) => tokens.map(({ label }) => label).join(" ");
+  const source = doc.source ? [text("save.source", { tokens: words(doc.source) })] : [];
+  const heads = view === "heads" ? [] : [text("save.heads", { heads: page.measure === "rollout" ? text("measure.rollout") : page.chosen.map(({ name }) => name).join(", ") })];
+  return [
+    text(`view.${view}.about`),
+    ...source,
+    text("save.text", { tokens: words(doc.tokens) }),
+    ...heads,
+    text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: rows[shownUnit].label, index: rows[shownUnit].index }),
+    ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")]),
+  ].join("\n");
+}
+
+/**
+ * Replaces the variables of the page in all attributes by their values.
+ * @param {SVGElement} drawn
+ */
+function resolveColors(drawn) {
+  const styles = getComputedStyle(document.documentElement);
+  /** @type {Map<string, string>} */
+  const values = new Map(FONTS);
+  const valueOf = (/** @type {string} */ _, /** @type {string} */ name) => {
+    if (!values.has(name)) values.set(name, styles.getPropertyValue(name).trim());
+    return /** @type {string} */ (values.get(name));
+  };
+  for (const each of [drawn, ...drawn.querySelectorAll("*")]) {
+    for (const { name, value } of [...each.attributes]) {
+      if (value.includes("var(")) each.setAttribute(name, value.replace(VARIABLE, valueOf));
+    }
+  }
+}
+
+/**
+ * Returns an SVG as a PNG with twice its size. A huge picture becomes smaller.
+ * @param {Blob} drawn
+ * @returns {Promise<Blob>}
+ */
+async function bitmap(drawn) {
+  const address = URL.createObjectURL(drawn);
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  const scale = Math.min(SHARPER, LARGEST / Math.max(image.width, image.height));
+  const canvas = element("canvas", { width: Math.round(image.width * scale), height: Math.round(image.height * scale) });
+  /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(image, 0, 0, canvas.width, canvas.height);
+  URL.revokeObjectURL(address);
+  return new Promise((resolve, reject) => canvas.toBlob((made) => (made ? resolve(made) : reject(new Error("toBlob"))), "image/png"));
+}
+
+/**
+ * Saves bytes as a file in the folder of downloads.
+ * @param {Blob} blob
+ * @param {string} name
+ */
+function download(blob, name) {
+  const address = URL.createObjectURL(blob);
+  element("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}
+
+/**
+ * Shows a picture instead of the view while the page is printed; null ends this.
+ * @param {HTMLElement} holder is only shown on paper
+ * @param {(() => SVGSVGElement) | null | undefined} draw
+ */
+export function showOnPaper(holder, draw) {
+  const drawn = draw?.();
+  drawn?.removeAttribute("width");
+  drawn?.removeAttribute("height");
+  const width = drawn?.viewBox.baseVal.width;
+  if (drawn && width) drawn.style.maxWidth = `${width}px`;
+  holder.replaceChildren(...(drawn ? [drawn] : []));
+}
