@@ -26,7 +26,9 @@ _WEB = Path(__file__).parent / "web"
 _MAIN = "main"
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([\w-]+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
-_COMMENT = re.compile(r"^\s*(?://|/?\*).*\n", re.MULTILINE)  # a line of the script that is only a comment
+_COMMENT = re.compile(
+    r"^[ \t]*(?://.*|/\*(?:(?!\*/)[\s\S])*\*/[ \t]*)\n", re.MULTILINE
+)  # lines that are only a comment
 _INDENTATION = re.compile(r"^ +", re.MULTILINE)
 
 

@@ -214,7 +214,7 @@ function createText(page, count) {
     view.update(fresh || changed.has("view") ? new Set(["all"]) : changed);
     for (const panel of panels) panel.update(changed);
   };
-  const print = (/** @type {boolean} */ starts) => showOnPaper(paper, starts ? built.get(state.view)?.picture : null);
+  const print = (/** @type {boolean} */ starts) => showOnPaper(paper, page, state.view, starts ? built.get(state.view)?.picture : null);
   return Object.assign(update, { element: whole, controls, print });
 }
 

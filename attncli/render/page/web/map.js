@@ -318,6 +318,7 @@ function mark(maps) {
     fill(
       marks,
       box("mark-row", 0, locked, columns.length, 1),
+      edge >= 0 && box("mark-edge-under", edge, locked, 1, 1),
       edge >= 0 && box("mark-edge", edge, locked, 1, 1),
       cell && box("mark-under", cell.column, cell.row, 1, 1),
       cell && box("mark-cell", cell.column, cell.row, 1, 1),
@@ -471,15 +472,16 @@ function mapPicture(page, heat, grid) {
   const hidden = hiddenColumns(page, columns).flatMap((isHidden, at) => (isHidden ? [svg("rect", { x: at * grid.cellX, width: grid.cellX, height: high, fill: "var(--quiet)", "fill-opacity": 0.16 })] : []));
   const edge = page.column === null ? -1 : unitOf(columns, page.column);
   const row = Math.max(0, unitOf(rows, page.row));
-  const mark = svg("rect", { x: edge * grid.cellX, y: row * grid.cellY, width: grid.cellX, height: grid.cellY, fill: "none", stroke: "var(--accent)", "stroke-width": 2 });
+  const mark = (/** @type {string} */ stroke, /** @type {number} */ wide) =>
+    edge >= 0 && svg("rect", { x: edge * grid.cellX - 0.5, y: row * grid.cellY - 0.5, width: grid.cellX, height: grid.cellY, fill: "none", stroke, "stroke-width": wide });
   return [
     svg("text", { x: 6, y: 16, fill: heat.color, "font-weight": "bold" }, named(heat.name)),
     svg("text", { x: 122, y: 16, fill: "var(--quiet)", "font-size": 12, "text-anchor": "end" }, from),
     svg("rect", { x: 130, y: 7, width: 100, height: 10, fill: "url(#palette)" }),
-    svg("text", { x: 238, y: 16, fill: "var(--quiet)", "font-size": 12 }, to),
+    svg("text", { x: 238, y: 16, fill: "var(--quiet)", "font-size": 12 }, heat.matrix.even ? `${to} · ${text("map.legend.middle")}` : to),
     svg("g", { transform: `translate(${grid.left} 30)` }, columnLabels(grid, columns)),
     svg("g", { transform: `translate(0 ${30 + grid.top})` }, rowLabels(grid, rows)),
-    svg("g", { transform: `translate(${grid.left} ${30 + grid.top})` }, svg("path", { d: masked.join(""), fill: "url(#hatch)" }), ...cellPicture(heat, grid, wide, high), ...hidden, edge >= 0 && mark),
+    svg("g", { transform: `translate(${grid.left} ${30 + grid.top})` }, svg("path", { d: masked.join(""), fill: "url(#hatch)" }), ...cellPicture(heat, grid, wide, high), ...hidden, mark("var(--paper)", 6), mark("var(--accent)", 3)),
   ];
 }
 

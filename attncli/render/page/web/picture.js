@@ -1,7 +1,7 @@
 // @ts-check
 // Saves a picture as an SVG or PNG file that needs nothing else: colors are resolved, fonts are generic.
 
-import { element, svg } from "./dom.js";
+import { element, fill, svg } from "./dom.js";
 import { text } from "./format.js";
 import { state } from "./state.js";
 
@@ -60,23 +60,27 @@ function source(page, view, drawn) {
 }
 
 /**
- * Describes what a picture shows: the text, the row, the heads, the measure.
+ * Describes what a picture shows: the view, the text, the selection.
  * @param {Page} page
  * @param {string} view
  */
 function description(page, view) {
-  const { attention, doc, rows, shownUnit } = page;
+  const { doc } = page;
   const words = (/** @type {import("./data.js").Token[]} */ tokens) => tokens.map(({ label }) => label).join(" ");
   const source = doc.source ? [text("save.source", { tokens: words(doc.source) })] : [];
+  return [text(`view.${view}.about`), ...source, text("save.text", { tokens: words(doc.tokens) }), ...selection(page, view)].join("\n");
+}
+
+/**
+ * Says which heads are selected, which attention is shown, in which measure, and what is hidden.
+ * @param {Page} page
+ * @param {string} view
+ */
+function selection(page, view) {
+  const { attention, rows, shownUnit } = page;
   const heads = view === "heads" ? [] : [text("save.heads", { heads: page.measure === "rollout" ? text("measure.rollout") : page.chosen.map(({ name }) => name).join(", ") })];
-  return [
-    text(`view.${view}.about`),
-    ...source,
-    text("save.text", { tokens: words(doc.tokens) }),
-    ...heads,
-    text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: rows[shownUnit].label, index: rows[shownUnit].index }),
-    ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")]),
-  ].join("\n");
+  const shown = text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: rows[shownUnit].label, index: rows[shownUnit].index });
+  return [...heads, shown, ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")])];
 }
 
 /**
@@ -127,15 +131,17 @@ function download(blob, name) {
 }
 
 /**
- * Shows a picture instead of the view while the page is printed; null ends this.
+ * Shows a picture instead of the view while the page is printed, with what is selected; null ends this.
  * @param {HTMLElement} holder is only shown on paper
+ * @param {Page} page
+ * @param {string} view
  * @param {(() => SVGSVGElement) | null | undefined} draw
  */
-export function showOnPaper(holder, draw) {
+export function showOnPaper(holder, page, view, draw) {
   const drawn = draw?.();
-  drawn?.removeAttribute("width");
-  drawn?.removeAttribute("height");
-  const width = drawn?.viewBox.baseVal.width;
-  if (drawn && width) drawn.style.maxWidth = `${width}px`;
-  holder.replaceChildren(...(drawn ? [drawn] : []));
+  if (!drawn) return holder.replaceChildren();
+  drawn.removeAttribute("width");
+  drawn.removeAttribute("height");
+  drawn.style.maxWidth = `${drawn.viewBox.baseVal.width}px`;
+  fill(holder, element("p", { class: "note" }, selection(page, view).join(" · ")), drawn);
 }
