@@ -14,7 +14,10 @@ pytestmark = needs_chromium
 TEXT = "The small cat sat near the river. The small"
 HOSTILE = "</script><b>&amp;'\"]]>\u2028\u202e\u200b\ufffe\x07<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
-VIEWS = ["lines", "map", "heads"]
+VIEWS = ["lines", "map", "heads", "layers"]
+OF_ALL_HEADS = ["heads", "layers"]
+SHAPES = {"rect", "path", "line", "polyline", "circle", "text", "image"}
+KNOWN = SHAPES | {"svg", "title", "desc", "defs", "linearGradient", "stop", "pattern", "g"}
 
 # Keeps the files that the page saves, instead of saving them: name and bytes.
 _CATCH = """
@@ -66,13 +69,13 @@ def texts(root):
 def test_a_saved_svg_stands_alone(browser, page, view):
     browser.open(page(TEXT), f"#view={view}&heads=0.1,1.2&theme=dark")
     name, data = saved(browser, "svg")
-    assert name == ("m-heads.svg" if view == "heads" else f"m-{view}-0.1-1.2.svg")
+    assert name == (f"m-{view}.svg" if view in OF_ALL_HEADS else f"m-{view}-0.1-1.2.svg")
     root = ElementTree.fromstring(data)
     assert root.tag == f"{SVG}svg"
     assert root.find(f"{SVG}title").text.startswith("m: ")
     description = root.find(f"{SVG}desc").text
     assert "Text: The ␣small ␣cat" in description
-    assert view == "heads" or "Heads: 0.1, 1.2" in description
+    assert (view in OF_ALL_HEADS) != ("Heads: 0.1, 1.2" in description)
     assert b"var(" not in data
     assert b"#14161b" in data  # the background of the dark theme
     references = [value for each in root.iter() for key, value in each.items() if key.endswith("href")]
@@ -114,8 +117,7 @@ def test_a_saved_png_has_twice_the_size_of_the_svg(browser, page, view):
 def test_hostile_tokens_are_text_in_a_saved_svg(browser, page, view):
     browser.open(page(HOSTILE), f"#view={view}")
     root = ElementTree.fromstring(saved(browser, "svg")[1])
-    known = {"svg", "title", "desc", "defs", "linearGradient", "stop", "pattern", "g", "rect", "path", "text", "image"}
-    assert {each.tag.removeprefix(SVG) for each in root.iter()} <= known
+    assert {each.tag.removeprefix(SVG) for each in root.iter()} <= KNOWN
     assert not [key for each in root.iter() for key in each.attrib if key.startswith("on")]
     assert "<" in root.find(f"{SVG}desc").text
     assert browser.messages() == []

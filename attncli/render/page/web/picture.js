@@ -11,6 +11,7 @@ const MARGIN = 16; // pixels around a picture
 const SHARPER = 2; // pixels of a PNG for each pixel of the picture
 const LARGEST = 16000; // pixels along a side of a PNG
 const VARIABLE = /var\((--[\w-]+)(?:,[^)]*)?\)/g;
+const OF_ALL_HEADS = ["heads", "layers"]; // views that do not depend on the selected heads
 const FONTS = new Map([["--mono", "monospace"], ["--font", "sans-serif"]]);
 // Characters that XML does not allow.
 const FORBIDDEN = /[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu;
@@ -30,13 +31,13 @@ export function saveButtons(page, view, draw) {
 }
 
 /**
- * Returns the name of a file without its ending: the model, the view and the selected heads. Other characters than
+ * Returns the name of a file without its ending: the model, the view and the selected heads. Characters other than
  * letters, digits, dots and hyphens become hyphens.
  * @param {Page} page
  * @param {string} view
  */
 function fileName(page, view) {
-  const heads = page.measure === "rollout" && view !== "heads" ? ["rollout"] : view === "heads" ? [] : page.chosen.map(({ name }) => name);
+  const heads = OF_ALL_HEADS.includes(view) ? [] : page.measure === "rollout" ? ["rollout"] : page.chosen.map(({ name }) => name);
   const parts = [page.doc.model, ...(page.index ? ["b"] : []), view, ...heads];
   return parts.join("-").replace(/[^\p{L}\p{N}.-]+/gu, "-").replace(/^[.-]+/, "") || view;
 }
@@ -78,7 +79,7 @@ function description(page, view) {
  */
 function selection(page, view) {
   const { attention, rows, shownUnit } = page;
-  const heads = view === "heads" ? [] : [text("save.heads", { heads: page.measure === "rollout" ? text("measure.rollout") : page.chosen.map(({ name }) => name).join(", ") })];
+  const heads = OF_ALL_HEADS.includes(view) ? [] : [text("save.heads", { heads: page.measure === "rollout" ? text("measure.rollout") : page.chosen.map(({ name }) => name).join(", ") })];
   const shown = text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: rows[shownUnit].label, index: rows[shownUnit].index });
   return [...heads, shown, ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")])];
 }
