@@ -165,10 +165,9 @@ def _serve(channel):
 
 def _import_all():
     """Imports what commands import, except `huggingface_hub`, which reads the environment, but not its dependencies."""
-    import huggingface_hub  # noqa: F401
-
     import attncli
 
+    importlib.import_module("huggingface_hub.hf_api")
     for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
         del sys.modules[name]
     for module in pkgutil.walk_packages(attncli.__path__, "attncli."):
