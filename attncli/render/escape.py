@@ -45,6 +45,8 @@ def token_label(piece: Piece, width: int | None = None) -> str:
 
 def label_text(text: str) -> str:
     """Returns the text of a token with every space shown as ␣."""
+    if text.isascii() and text.isprintable():  # as most of the hundreds of tokens that the page names
+        return text.replace(" ", "␣") or "∅"
     return "".join("␣" if char == " " else _stand_in(char) for char in text) or "∅"
 
 
