@@ -203,6 +203,7 @@ WITHOUT_TORCH = (
     "run(['models'])",
     "run(['info', '--preset', 'gpt3'])",
     "run(['eval', '--help-all'])",
+    "run(['serve', '--help'])",
     "import attncli.render.bench; run(['bench', '--help'])",
     "import attncli.render.training, attncli.render.first_screen, attncli.render.generation, attncli.render.models",
     "import attncli.render.compare, attncli.render.geometry, attncli.render.picture, attncli.render.plain",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from http import HTTPStatus
 from typing import Any
@@ -40,7 +41,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError):
         raise _no_address(host) from None
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a client has just left is free
+        if os.name == "posix":  # a port whose last connections are closing is free; on Windows, any port would be
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
         made.listen(_BACKLOG)
     except OSError as problem:

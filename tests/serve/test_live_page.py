@@ -1,59 +1,48 @@
-"""The live page in a browser: a text is read while it is typed, tokens are drawn, models and runs are chosen."""
-
-import threading
+"""The live page in Chromium: a text is read while it is typed, tokens are drawn, models are switched."""
 
 import pytest
 
-import attncli
-from attncli.checkpoint.save import Checkpoint, write_checkpoint
+from attncli.library import load as load_model
+from attncli.render.escape import token_label
 from attncli.render.page.assemble import live_page
-from attncli.serve.address import Names
-from attncli.serve.application import application
-from attncli.serve.guard import Access
-from attncli.serve.server import Server, address_of, open_socket
-from attncli.serve.service import Service
-from attncli.text.tokenizer_training import train_pair_tokenizer
+from attncli.serve.server import address_of, open_socket
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.browser import Browser, needs_chromium
-from tests.support.checkpoints import load
-from tests.support.models import ENCODER_DECODERS, tiny_model
-from tests.support.serving import LIMITS
+from tests.support.checkpoints import write_random_model, write_random_translator
+from tests.support.serving import running
 from tests.support.texts import story
+from tests.support.translation import artificial_tokenizer
 
 pytestmark = needs_chromium
-TEXT = "The small cat sat near the river"
-UNTIL = """
-const done = arguments[arguments.length - 1];
-const holds = new Function(`return ${arguments[0]}`);
-const wait = () => holds() ? done(true) : requestAnimationFrame(wait);
-wait();
+
+TEXT = "The small cat sat near"
+# The page notes how long an answer took when it has drawn the answer.
+SHOWN = """
+const done = arguments[0], poll = () => document.body.dataset.milliseconds ? done() : requestAnimationFrame(poll);
+poll();
 """
+TOLD = """
+const done = arguments[0], status = document.querySelector("#live [role=status]");
+const poll = () => status.textContent ? done(status.textContent) : requestAnimationFrame(poll);
+poll();
+"""
+TYPED = """
+const area = document.querySelector(arguments[0]);
+area.value = arguments[1];
+area.dispatchEvent(new Event("input"));
+"""
+ELSEWHERE = "const done = arguments[1]; fetch(arguments[0]).then(() => done('loaded'), () => done('refused'));"
 
 
 @pytest.fixture(scope="module")
-def models(model_folder, tmp_path_factory):
-    """Returns a folder of models: m, and a translator."""
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints/m").symlink_to(model_folder / "checkpoints/m")
-    tokenizer = train_pair_tokenizer([story(300)], "bpe", 300)
-    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300})
-    made = Checkpoint(model.config, model.state_dict(), tokenizer, 40, end_ids=frozenset({2}))
-    write_checkpoint(folder / "checkpoints/translator", made)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(models):
-    """Returns the address of a server that runs in a thread."""
-    service = Service.of(live_page(), load(models / "checkpoints/m"), LIMITS)
-    with open_socket("127.0.0.1", 0) as listening:
-        server = Server(application(service, Access(Names.of("127.0.0.1"), None)), service)
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        yield address_of(listening, "127.0.0.1", None)
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+def folder(tmp_path_factory):
+    """Returns a folder with the models m and other, and with t, which translates."""
+    path = tmp_path_factory.mktemp("live")
+    tokenizer = train_tokenizer([story(400)], "bpe", 400)
+    write_random_model(path / "checkpoints/m", tokenizer)
+    write_random_model(path / "checkpoints/other", tokenizer, layers=1)
+    write_random_translator(path / "checkpoints/t", artificial_tokenizer())
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -64,68 +53,84 @@ def _browser():
 
 
 @pytest.fixture
-def live(_browser, address, models, monkeypatch):
-    """Returns a browser with the live page of a text."""
-    monkeypatch.chdir(models)
-    _browser.resize()
-    _browser.open(address, f"#text={TEXT}")
-    return _browser
+def page(_browser, folder, monkeypatch):
+    """Returns a browser that shows the live page of the model m. In the end, checks what the page has asked for."""
+    monkeypatch.chdir(folder)
+    with running(folder, live_page()) as port:
+        _browser.resize()
+        _browser.driver.get_log("browser")
+        _browser.driver.get(f"http://127.0.0.1:{port}/")
+        shown(_browser)
+        yield _browser
+        asked = _browser.run("return performance.getEntriesByType('resource').map((one) => one.name)")
+        assert asked
+        assert all(name.startswith(f"http://127.0.0.1:{port}/api/") for name in asked)
+        _browser.driver.get("about:blank")
 
 
-def until(browser, condition):
-    """Waits until a condition holds in the page."""
-    assert browser.driver.execute_async_script(UNTIL, condition)
+def shown(browser):
+    """Waits until an answer of the server is drawn."""
+    browser.driver.execute_async_script(SHOWN)
     browser.settle()
+    browser.run("delete document.body.dataset.milliseconds;")
 
 
-def text_of(browser):
-    return "".join(browser.texts(".strip .token")).replace("␣", " ")
+def typed(browser, text, area="#live-text"):
+    browser.run(TYPED, area, text)
+    shown(browser)
 
 
-def test_a_text_is_read_while_it_is_typed(live, models):
-    assert text_of(live) == TEXT
-    live.find("#live-text").send_keys(" and")
-    until(live, "document.querySelector('.strip').textContent.replaceAll('␣', ' ').includes('river and')")
-    found = attncli.load(models / "checkpoints/m").explain(f"{TEXT} and", head="0.0", weights="raw")
-    live.choose("measure", "raw")
-    live.run("document.querySelector('.heads-chosen').open = true")
-    live.click('[data-key="0.0"]')
-    _, *rows = live.table(".view .behind")
-    shown = [float(cells[1].rstrip("%")) / 100 for cells in rows]
-    assert shown == pytest.approx(found.sources.shares.tolist(), abs=0.000_013)
-    assert live.messages() == []
+def labels(model, text):
+    return [token_label(piece) for piece in model.tokenizer.pieces(text)]
 
 
-def test_tokens_are_drawn_as_generate_draws_them(live, models):
-    live.run("document.querySelector('[name=seed]').value = 7")
-    for count in (1, 2):
-        live.click('[data-action="draw"]')
-        until(live, f"document.querySelectorAll('.drawn > li').length === {count}")
-    expected = "".join(attncli.load(models / "checkpoints/m").generate(TEXT, max_new_tokens=2, seed=7))
-    assert live.find("#live-text").get_attribute("value") == TEXT + expected
-    assert text_of(live).startswith(TEXT)
-    assert "%" in live.texts(".drawn > li")[0]
+def test_what_is_typed_is_read(page):
+    for text in (TEXT, f"{TEXT} the river", "<b>bold</b> & \u202ehidden"):
+        typed(page, text)
+        assert page.texts(".token[data-kind=row]") == labels(load_model("m"), text)
+    assert page.driver.get_log("browser") == []
 
 
-def test_another_model_is_chosen(live):
-    live.choose("model", "translator")
-    until(live, "document.querySelectorAll('select[name=part]').length === 1")
-    assert live.texts("h1") == ["translator"]
-    assert live.find("[name=target]").is_displayed()
-    assert live.texts("select[name=part] option") == ["encoder", "decoder, self-attention", "cross-attention"]
-    live.choose("model", "m")
-    until(live, "document.querySelector('h1').textContent === 'm'")
-    assert not live.find("[name=target]").is_displayed()
+def test_tokens_are_drawn_as_generate_draws_them(page):
+    typed(page, TEXT)
+    page.run("document.querySelector('input[name=seed]').value = 7")
+    (sample,) = load_model("m").generate_all(TEXT, seed=7, max_new_tokens=3, min_p=0.0)
+    for _ in range(3):
+        page.click("[data-action=draw]")
+        shown(page)
+    assert page.run("return document.querySelector('#live-text').value") == TEXT + sample.text
+    assert len(page.all(".drawn > li")) == 3
+    assert page.driver.get_log("browser") == []
 
 
-def test_a_text_that_is_too_long_is_refused_in_words(live):
-    live.run("const area = document.getElementById('live-text'); area.value = 'cat '.repeat(500);")
-    live.find("#live-text").send_keys("x")
-    until(live, "document.querySelector('[role=status]').textContent.includes('tokens')")
-    assert "at most 96" in live.texts('[role="status"]')[0]
+def test_a_model_that_translates_shows_the_translation_that_is_typed(page):
+    page.choose("model", "other")
+    shown(page)
+    assert page.texts("#model h1") == ["other"]
+    page.choose("model", "t")
+    shown(page)
+    typed(page, "dog")
+    typed(page, "Hund", "input[name=target]")
+    written = page.texts(".token[data-kind=row]")
+    assert [label for label in written if label in labels(load_model("t"), "Hund")]
+    assert page.driver.get_log("browser") == []
 
 
-def test_a_run_without_measurements_says_so(live):
-    live.click(".curves summary")
-    until(live, "document.querySelector('.curves').textContent.includes('no measurements')")
-    assert live.messages() == []
+def test_an_error_of_the_server_is_shown_and_the_next_text_is_read(page):
+    context = load_model("m").config.context
+    page.run(TYPED, "#live-text", "zq " * 500)
+    told = page.driver.execute_async_script(TOLD)
+    assert f"the model reads at most {context}" in told
+    typed(page, TEXT)
+    assert page.texts("#live [role=status]") == [""]
+
+
+def test_the_page_may_ask_no_other_server(page):
+    with open_socket("127.0.0.1", 0) as other:
+        assert page.driver.execute_async_script(ELSEWHERE, address_of(other, "127.0.0.1")) == "refused"
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()  # nobody has connected
+    told = [entry["message"] for entry in page.driver.get_log("browser")]
+    assert told
+    assert all("Content Security Policy" in message for message in told)

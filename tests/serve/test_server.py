@@ -4,38 +4,13 @@ import json
 import re
 import socket
 import threading
-from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
-from attncli.serve.address import Names
-from attncli.serve.application import application
-from attncli.serve.guard import Access
-from attncli.serve.server import Connection, Server, open_socket
-from attncli.serve.service import Service
-from tests.support.checkpoints import load
-from tests.support.serving import LIMITS, PAGE
+from attncli.serve.server import Connection
+from tests.support.serving import LONG, PAGE, running
 
-LONG = 60  # seconds, for a test that fails
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
-
-
-@contextmanager
-def running(folder, page=PAGE, **limits):
-    """Runs a server in a thread; yields its port."""
-    service = Service.of(page, load(folder / "checkpoints/m"), replace(LIMITS, **limits))
-    server = Server(application(service, Access(Names.of("127.0.0.1"))), service)
-    with open_socket("127.0.0.1", 0) as listening:
-        port = listening.getsockname()[1]
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            thread.join(LONG)
-    assert not thread.is_alive()
 
 
 def connected(port):

@@ -11,6 +11,7 @@ from attncli.serve.address import Names
 from attncli.serve.application import application
 from attncli.serve.guard import Access
 from attncli.serve.limits import Limits
+from attncli.serve.server import Server, open_socket
 from attncli.serve.service import Service
 from tests.support.checkpoints import load
 
@@ -19,6 +20,7 @@ PAGE = (
     '<!doctype html><meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; connect-src 'self'\"><p>a page</p>"
 )
+LONG = 60  # seconds, for a test that fails
 LIMITS = Limits(rate=1e6, burst=10**6)
 
 
@@ -45,6 +47,23 @@ def served(folder: Path, name="m", token=None, host="127.0.0.1", **limits):
         service.thread.end()
 
 
+@contextmanager
+def running(folder, page=PAGE, **limits):
+    """Runs a server in a thread; yields its port."""
+    service = Service.of(page, load(folder / "checkpoints/m"), replace(LIMITS, **limits))
+    server = Server(application(service, Access(Names.of("127.0.0.1"))), service)
+    with open_socket("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join(LONG)
+    assert not thread.is_alive()
+
+
 class Gate:
     """A job that runs until it is let go; `begun` is set when it runs."""
 
@@ -53,5 +72,5 @@ class Gate:
 
     def __call__(self):
         self.begun.set()
-        assert self.opened.wait(60)
+        assert self.opened.wait(LONG)
         return "through the gate"
