@@ -70,19 +70,26 @@ function initialState(payload) {
   };
 }
 
-/** What is on the page now. @type {{payload: Payload, parts: (((changed: Set<string>) => void) & {element: HTMLElement, print?: (starts: boolean) => void})[]} | null} */
+/** What is on the page now. @type {{payload: Payload, pages: Page[], parts: (((changed: Set<string>) => void) & {element: HTMLElement, print?: (starts: boolean) => void})[]} | null} */
 let current = null;
 
 /**
- * Shows a payload. The state stays as it is.
+ * Shows a payload. The state stays as it is. Another payload of the live page takes the place of the one before, so the
+ * elements stay, with what is open and scrolled in them.
  * @param {Payload} payload
  * @param {Server | null} live
  */
 function show(payload, live) {
-  const texts = payload.documents.map((doc, at) => createText(new Page(doc, at, live), payload.documents.length));
+  if (current) {
+    current.payload = payload;
+    current.pages.forEach((page, at) => (page.doc = payload.documents[at]));
+    return update(new Set(["all"]));
+  }
+  const pages = payload.documents.map((doc, at) => new Page(doc, at, live));
+  const texts = pages.map((page) => createText(page, pages.length));
   const comparison = payload.comparison ? createComparison(payload) : null;
   const parts = comparison ? [...texts, Object.assign(comparison.update, { element: comparison.element })] : texts;
-  current = { payload, parts };
+  current = { payload, pages, parts };
   const several = texts.length > 1;
   fill(element_("texts"), several && texts[0].controls, element("div", { class: several ? "two" : "" }, ...texts.map((part) => part.element)), comparison && comparison.element);
   update(new Set(["all"]));
@@ -205,7 +212,7 @@ function createText(page, count) {
     if (changed.has("all") || changed.has("view") || changed.has("language")) {
       const inside = body.contains(document.activeElement);
       fillTabs(tabs, name);
-      fill(body, view.element);
+      if (view.element.parentElement !== body) fill(body, view.element);
       fill(save, view.picture && saveButtons(page, name, view.picture));
       if (inside && changed.has("view")) /** @type {HTMLElement | null} */ (document.querySelector('.tabs [aria-pressed="true"]'))?.focus();
     }
