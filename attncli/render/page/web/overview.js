@@ -117,6 +117,7 @@ function build(overview) {
   const focused = grid.contains(document.activeElement) ? /** @type {HTMLElement} */ (document.activeElement).dataset.head : null;
   const side = sideOf(overview);
   const byLayer = overview.order === "layer";
+  /** @type {HTMLSelectElement} */ (overview.controls.querySelector("select")).value = overview.order;
   const buttons = sortedHeads(attention, overview.order).map((each) => button(overview, each, side));
   const names = [...Array(attention.layers).keys()].map((layer) => element("span", { class: "overview-layer" }, text("heads.short", { layer })));
   grid.setAttribute("aria-label", text("overview"));
