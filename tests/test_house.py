@@ -257,7 +257,7 @@ def places_of_changes():
 def test_the_table_of_changes_names_existing_files_and_names(row):
     """Paths are relative to the package, the repository or the last named folder. Each name occurs in a named file."""
     files, missing, folder = [], [], PACKAGE
-    for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", row):
+    for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md|js)))`", row):
         if "NAME" in path:
             continue
         found = [place / path for place in (PACKAGE, ROOT, folder) if (place / path).exists()]

@@ -3,7 +3,8 @@
 The bytes are a zlib stream of: the length of the header as a little-endian uint32, the header as UTF-8, zeros up to a
 multiple of 8, then the arrays, each at a multiple of 8. In the header, an array is {"array": {"at", "type", "shape",
 "scale"}}; its value is the stored integer times the scale. Shares of 0 to 1 are stored as 16 bits, in large documents
-as 8 bits, so the greatest rounding error is half of 1/65535 or of 1/255.
+as 8 bits, so the greatest rounding error is half of 1/65535 or of 1/255. Rollout always has 16 bits, because the page
+divides it by its baseline.
 """
 
 from __future__ import annotations

@@ -48,6 +48,11 @@ def test_the_table_equals_the_shares_of_the_library(browser, page, model, measur
         assert shown[token] == pytest.approx(found.shares[: found.reach].tolist(), abs=HALF_STEP + SHOWN)
 
 
+def test_the_page_states_the_rounding_error_of_its_numbers(browser, page):
+    browser.open(page(TEXT), "#view=map")
+    assert "at most 0.0008 percentage points" in browser.texts("#limits p")[0]
+
+
 def test_the_largest_number_has_the_last_color_and_masked_cells_have_none(browser, page):
     browser.open(page(TEXT), "#view=map&heads=1.2&measure=raw")
     shown = numbers(browser)

@@ -177,7 +177,8 @@ function header({ documents, tool }) {
     element("label", {}, element("span", { class: "control-name" }, text("theme")), select("theme", ["auto", "light", "dark", "contrast"].map((name) => [name, text(`theme.${name}`)]))),
     element("label", {}, element("span", { class: "control-name" }, text("language")), select("language", languages().map((name) => [name, text(`language.${name}`)]))),
   );
-  fill(element_("limits"), ...doc.limits.map((limit) => element("p", { class: "note" }, text(`limit.${limit.code}`, { ...limit, part: text(`part.${limit.part}`) }))));
+  const error = number(100 * Math.max(...doc.attentions.map(({ raw }) => raw.error)), 1);
+  fill(element_("limits"), element("p", { class: "note" }, text("rounding", { error })), ...doc.limits.map((limit) => element("p", { class: "note" }, text(`limit.${limit.code}`, { ...limit, part: text(`part.${limit.part}`) }))));
 }
 
 /**
