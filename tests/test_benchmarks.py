@@ -118,6 +118,13 @@ def test_translate(script, tmp_path):
     assert all(ours)
 
 
+def test_serve(script, model_folder, capsys):
+    script("serve").main(["--model", str(model_folder / "checkpoints/m"), "--rounds", "1", "--tokens", "12"])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["request", "bytes", "elapsed", "CPU", "time"]
+    assert [row.split()[0] for row in rows] == ["page", "cut", "next"]
+
+
 def test_the_gold_alignment_has_50_lines_of_links_and_no_text():
     header, *lines = (FOLDER / "align_gold.tsv").read_text(encoding="utf-8").splitlines()
     assert header.startswith("#")
