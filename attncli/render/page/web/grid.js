@@ -14,7 +14,7 @@ import { svg } from "./dom.js";
  * @property {number} over width of the labels that lean over the last column
  * @property {boolean} rowLabels whether rows are labelled by tokens; otherwise by some indices
  * @property {boolean} columnLabels
- * @property {number} angle of the column labels, in degrees
+ * @property {number} angle of the column labels, in degrees; 0 for indices, and for tokens that fit above a cell
  */
 
 const FONT = 12;
@@ -23,7 +23,8 @@ const LARGEST = 40;
 const HEIGHT = 500; // pixels of the rows, unless their cells would be smaller than COMFORTABLE
 const COMFORTABLE = 22;
 const SMALLEST = 3;
-const INDICES = 34; // width or height of labels that are indices
+const INDICES = 34; // width of row labels that are indices
+const UPRIGHT = 22; // height of column labels that are upright
 const PAD = 6;
 
 /**
@@ -49,7 +50,9 @@ export function gridOf(rows, columns, width, squared) {
   const cellX = labelled ? Math.max(LABELLED, Math.min(largest, fitting)) : plain;
   const cellY = squared || cellX > LABELLED ? cellX : LABELLED;
   const rowLabels = cellY >= LABELLED;
-  return { cellX, cellY, left: rowLabels ? named : INDICES, top: labelled ? high : INDICES - 12, over: labelled ? over : 0, rowLabels, columnLabels: labelled, angle };
+  const upright = !labelled || long - PAD <= cellX - PAD;
+  const top = upright ? { top: UPRIGHT, over: 0, angle: 0 } : { top: high, over, angle };
+  return { cellX, cellY, left: rowLabels ? named : INDICES, ...top, rowLabels, columnLabels: labelled };
 }
 
 /**
@@ -126,15 +129,14 @@ export function rowLabels(grid, rows) {
  */
 export function columnLabels(grid, columns) {
   const step = grid.columnLabels ? 1 : indexStep(grid.cellX);
-  const group = svg("g", { "font-family": "var(--mono, monospace)", "font-size": grid.columnLabels ? FONT : 10, "text-anchor": grid.columnLabels ? "start" : "middle", fill: "var(--ink)" });
-  const long = (grid.top - PAD) / Math.sin((grid.angle * Math.PI) / 180) - PAD;
+  const group = svg("g", { "font-family": "var(--mono, monospace)", "font-size": grid.columnLabels ? FONT : 10, "text-anchor": grid.angle ? "start" : "middle", fill: "var(--ink)" });
+  const long = grid.angle ? (grid.top - PAD) / Math.sin((grid.angle * Math.PI) / 180) - PAD : grid.cellX;
   columns.forEach((column, at) => {
     if (at % step) return;
     const x = (at + 0.5) * grid.cellX;
-    const upright = { x, y: grid.top - PAD };
-    const leaning = { x: 0, y: 4, transform: `translate(${x} ${grid.top - PAD}) rotate(-${grid.angle})` };
+    const place = grid.angle ? { x: 0, y: 4, transform: `translate(${x} ${grid.top - PAD}) rotate(-${grid.angle})` } : { x, y: grid.top - PAD };
     const label = grid.columnLabels ? fitted(column.label, long + 1) : String(column.index);
-    group.append(svg("text", { ...(grid.columnLabels ? leaning : upright), "data-at": at, fill: column.special ? "var(--quiet)" : null }, label));
+    group.append(svg("text", { ...place, "data-at": at, fill: column.special ? "var(--quiet)" : null }, label));
   });
   return group;
 }
