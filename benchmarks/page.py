@@ -119,7 +119,7 @@ def random_model(folder: Path, layers: int, heads: int) -> None:
     )  # fmt: skip
     model = Transformer(config)
     initialize(model, torch.Generator().manual_seed(0))
-    write_checkpoint(folder, Checkpoint(config, model.state_dict(), tokenizer))
+    write_checkpoint(folder, Checkpoint(config, model.state_dict(), tokenizer, start_of_text=0))
 
 
 def own_page(file: Path, model: str, text: str, count: int) -> tuple[list[str], Any]:

@@ -20,6 +20,7 @@ from attncli.evaluation.alignment import format_links, parse_links
 from attncli.model import native
 from attncli.text.tokenizer_training import train_pair_tokenizer
 from tests.support.alignments import GOLD_LINES
+from tests.support.browser import needs_chromium
 from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.pairs import made_pairs, write_pairs
 from tests.support.places import ROOT
@@ -135,6 +136,17 @@ def test_the_gold_alignment_has_50_lines_of_links_and_no_text():
     parsed = [parse_links(one) for one in links]
     assert [format_links(one.sure, one.possible) for one in parsed] == list(links)
     assert all(one.sure for one in parsed)
+
+
+@needs_chromium
+def test_page(script, monkeypatch, capsys):
+    page = script("page")
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["page.py", "--shape", "1x2", "--tokens", "6", "--hovers", "2", "--rounds", "1"])
+    page.main()
+    shown, _, _, row = capsys.readouterr().out.splitlines()
+    assert shown.startswith("6 tokens of random")
+    assert re.fullmatch(r"\| attncli \| \d+ kB \| [\d,]+ ms \| [\d.]+ ms, \d+ ms \| [\d.]+ ms \| 0 \|", row)
 
 
 def test_explain(script, tmp_path, monkeypatch, capsys):

@@ -86,7 +86,7 @@ BAD = [
     (["explain"], 2, "no text"),
     (["explain", ""], 3, "The text is empty"),
     (["explain", "the cat", "--theme", "dark"], 2, "--theme is for pictures"),
-    (["explain", "the cat", "--force"], 2, "Add --csv, --npz, --svg or --html with a file."),
+    (["explain", "the cat", "--force"], 2, "Add --csv, --npz, --page, --svg or --html with a file."),
     (["explain", "the cat", "--layer", "-1"], 2, "--layer is -1, and must be a whole number of at least 0"),
     (["neighbors", "cat", "--force"], 2, "--force replaces a file"),
     (["plot", "--force"], 2, "Add --out with a file."),
