@@ -18,6 +18,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from attncli.render.escape import visible
 from attncli.serve.address import Names, authority, origin
 from attncli.serve.limits import Limits, Rate
 from attncli.serve.refusal import Refusal, refused
@@ -94,7 +95,7 @@ class Guard:
         try:
             await (answer or self._app)(scope, receive, complete)
         except Exception:
-            traceback.print_exc(file=sys.stderr)
+            sys.stderr.write(visible(traceback.format_exc()))  # it may repeat what a client has sent
             if not begun:
                 await bug()(scope, receive, complete)
 

@@ -30,8 +30,8 @@ class Limits:
     connections: int = 256  # open at a time
     waiting: int = 16  # requests that wait for the model
     seconds: float = 60  # from a request to its answer
-    rate: float = 40  # requests per second of one address, on average
-    burst: int = 120  # requests that one address may make at once
+    rate: float = 100  # requests per second of one address, on average
+    burst: int = 400  # requests that one address may make at once
 
 
 class Rate:

@@ -180,7 +180,7 @@ def test_a_run_without_measurements_is_asked_again_later(here, own):
 
 def test_a_bug_is_answered_and_told_on_standard_error_and_the_server_goes_on(here, monkeypatch, capsys):
     def fail(*_):
-        raise ZeroDivisionError("a secret of the server")
+        raise ZeroDivisionError("a secret of the server \x1b[2J")
 
     with monkeypatch.context() as patched:
         patched.setattr("attncli.serve.routes.next._drawn", fail)
@@ -194,7 +194,9 @@ def test_a_bug_is_answered_and_told_on_standard_error_and_the_server_goes_on(her
             "hint": "The server goes on. The traceback is on its standard error.",
         }
     }
-    assert "a secret of the server" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count("ZeroDivisionError: a secret of the server") == 2
+    assert "\x1b" not in told
     assert here.post("/api/next", {"text": "a"}).status_code == 200
 
 
