@@ -148,6 +148,25 @@ def test_rollout_is_shown_beside_its_baseline(browser, page, model):
     assert "ratio ×" in browser.texts(".map-number b")[0]
 
 
+def test_cells_outside_of_the_window_are_masked(browser, tmp_path):
+    from attncli.pages import html_page
+    from attncli.text.tokenizer_training import byte_tokenizer
+    from attncli.views import ViewOptions, text_of
+    from tests.support.checkpoints import load, write_random_model
+
+    write_random_model(tmp_path / "m", byte_tokenizer(), window=3, window_from=1)
+    loaded, options = load(tmp_path / "m"), ViewOptions()
+    file = tmp_path / "page.html"
+    file.write_text(html_page(loaded, text_of(loaded, "a small cat", options), None, options))
+    for head, window in (("0.1", 99), ("1.2", 3)):
+        browser.open(file, f"#view=map&heads={head}")
+        shown = numbers(browser)
+        assert [len(row) for row in shown] == [min(at + 1, window) for at in range(len(shown))]
+        assert [sum(row) for row in shown] == pytest.approx([1] * len(shown), abs=0.001)
+    assert browser.run(_CELL, 5, 2)[3] < 128
+    assert browser.run(_CELL, 5, 3)[3] == 255
+
+
 def test_a_long_text_is_scrolled_to_the_locked_row(browser, page):
     text = "The small cat sat near the river. " * 7
     browser.resize(390, 300)

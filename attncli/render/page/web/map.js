@@ -379,7 +379,7 @@ function idleSentence({ page, heats, rows, columns }, row) {
   const shown = state.idle;
   const idle = idleOf(page, columns);
   if (!idle.length) return "";
-  const shares = (/** @type {(heat: Heat) => number} */ share) => heats.map((heat) => (heats.length > 1 ? `${heat.name}: ${percent(share(heat))}` : percent(share(heat)))).join(" · ");
+  const shares = (/** @type {(heat: Heat) => number} */ share) => heats.map((heat) => (heats.length > 1 ? `${percent(share(heat))} (${heat.name})` : percent(share(heat)))).join(", ");
   const inRow = (/** @type {Heat} */ { matrix }, /** @type {number} */ at) => idle.reduce((sum, column) => sum + matrix.values[at * columns.length + column], 0);
   const mean = (/** @type {Heat} */ heat) => rows.reduce((sum, _, at) => sum + inRow(heat, at), 0) / rows.length;
   const key = `map.${shown ? "shown" : "hidden"}.${page.causalAlone ? "first" : "special"}`;
