@@ -11,6 +11,7 @@ from attncli.explain.compare import Comparison
 from attncli.explain.defaults import HEAD_TEXTS, HEAD_TOKENS, AttentionPart
 from attncli.explain.heads import HeadScores
 from attncli.explain.model_heads import scores_by_part
+from attncli.explain.page.cuts import BUDGET
 from attncli.explain.page.document import PageDocument, page_document, readings_of
 from attncli.model.attention import Observer
 from attncli.model.count import matrix_parameters
@@ -30,7 +31,7 @@ def html_page(loaded: LoadedModel, text: Text, token: str | None, options: ViewO
 
     Raises BadInput and UsageProblem as `document_of` does.
     """
-    document = document_of(loaded, text, token, options, kinds_of(loaded))
+    document = document_of(loaded, text, token, options, kinds_of(loaded), cut_budget=BUDGET)
     return page_file(payload([document]), f"{loaded.name} · attncli")
 
 
@@ -45,7 +46,7 @@ def html_comparison(loaded: LoadedModel, texts: Sequence[Sequence[Piece]], findi
     kinds = kinds_of(loaded)
     read = [_read_alone(loaded, pieces) for pieces in texts]
     documents = [
-        page_document(loaded, text, token=word.at, part=part, kinds=kinds)
+        page_document(loaded, text, token=word.at, part=part, kinds=kinds, cut_budget=BUDGET / len(read))
         for (text, part), word in zip(read, finding.words, strict=True)
     ]
     return page_file(payload(documents, finding), f"{loaded.name} · attncli")
@@ -67,9 +68,12 @@ def document_of(
     token: str | None,
     options: ViewOptions,
     kinds: Mapping[AttentionPart, HeadScores],
+    cut_budget: float = 0,
     watch: Observer | None = None,
 ) -> PageDocument:
     """Returns everything that the page shows of a text; `kinds` are the scores of the model's heads.
+
+    `cut_budget` is the number of multiply-adds that cuts may take; 0 means no cuts.
 
     Raises BadInput for a text that is too long, UsageProblem for a token, part or head that does not exist.
     """
@@ -84,5 +88,13 @@ def document_of(
     if head is None and (aligning := aligning_head(asked)) is not None:
         head = aligning.layer, aligning.head
     return page_document(
-        loaded, text, token=row, part=part, head=head, temperature=options.temperature, kinds=kinds, watch=watch
+        loaded,
+        text,
+        token=row,
+        part=part,
+        head=head,
+        temperature=options.temperature,
+        kinds=kinds,
+        cut_budget=cut_budget,
+        watch=watch,
     )

@@ -20,6 +20,7 @@ from attncli.explain.defaults import PARTS, AttentionPart
 from attncli.explain.heads import HeadScores
 from attncli.explain.next_token import name_of
 from attncli.explain.page.attention import PageAttention, page_attention
+from attncli.explain.page.cuts import CUT_KINDS, Cuts, cuts
 from attncli.explain.page.predictions import Predictions, Streams, predictions_of
 from attncli.explain.question import Focus, default_row, focused_row
 from attncli.explain.reading import Observers, Reading, TextPair
@@ -30,7 +31,7 @@ MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x so
 VECTOR_NUMBERS = 1_000_000  # of queries, keys and values, in each attention
 KEPT_LOGITS = 50  # the largest logits of a row that are stored
 MOST_LOGITS = 200_000_000  # logits that are computed: (layers + 1) x rows x vocabulary
-OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors", "predictions"]
+OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors", "predictions", "cuts"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class PageDocument:
     attentions: tuple[PageAttention, ...]
     kinds: Mapping[AttentionPart, HeadScores]
     predictions: Predictions | None  # None if the model predicts no words
-    vocabulary: Mapping[int, str]  # the text of every token that is predicted
+    cuts: Mapping[AttentionPart, Cuts]  # empty if nothing was cut
+    vocabulary: Mapping[int, str]  # the text of every token that is predicted, before or after a cut
     start: Start
     limits: tuple[Omission, ...]
 
@@ -78,13 +80,15 @@ def page_document(
     head: tuple[int, int] | None = None,
     temperature: float = 1.0,
     kinds: Mapping[AttentionPart, HeadScores] | None = None,
+    cut_budget: float = 0,
     watch: Observer | None = None,
 ) -> PageDocument:
     """Returns everything that the page shows of a text, or of a source text and its translation.
 
     `token` is the row in focus; None means the default row. `part` is the attention that is shown first: by default
     cross-attention in an encoder-decoder, the only attention in other models. `head` is the head that is shown first,
-    by default the busiest one. `kinds` are the scores of `scores_by_part`. `watch` observes the forward passes.
+    by default the busiest one. `kinds` are the scores of `scores_by_part`. `cut_budget` is the number of multiply-adds
+    that the cuts of all attentions may take; 0 means no cuts. `watch` observes the forward passes, but those of cuts.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -105,6 +109,9 @@ def page_document(
         for each, reading in readings.items()
     }
     predicted = found.predictions()
+    cut = (
+        {} if predicted is None or not cut_budget else _cuts(loaded, readings, predicted.rows, found.focus, cut_budget)
+    )
     translation = readings[part].translation
     return PageDocument(
         model=loaded.name,
@@ -114,9 +121,14 @@ def page_document(
         attentions=tuple(attentions.values()),
         kinds=kinds or {},
         predictions=predicted,
-        vocabulary=_names(loaded, [] if predicted is None else [predicted.ids, predicted.lens.ids]),
+        cuts=cut,
+        vocabulary=_names(loaded, _ids(predicted, cut.values())),
         start=Start(part, focus, (head or attentions[part].busiest,), temperature),
-        limits=(*(limit for each in attentions.values() for limit in _limits(each)), *found.limits()),
+        limits=(
+            *(limit for each in attentions.values() for limit in _limits(each)),
+            *found.limits(),
+            *(limit for each, made in cut.items() for limit in _cut_limits(each, made, len(found.axes.rows))),
+        ),
     )
 
 
@@ -133,9 +145,10 @@ class _Predicting:
         """`focus` is the row in focus of each attention. `watch` observes the passes of all attentions."""
         self._part, self._reading = list(readings.items())[-1]
         self._loaded, self._also = loaded, watch
-        stored = stored_rows(self._reading, focus[self._part])
+        self.axes, self.focus = self._reading.axes, focus[self._part]
+        stored = stored_rows(self._reading, self.focus)
         states = self._reading.model.config.layers + 1
-        self.rows = _around(stored, focus[self._part], MOST_LOGITS // (states * loaded.tokenizer.vocab_size))
+        self.rows = _around(stored, self.focus, MOST_LOGITS // (states * loaded.tokenizer.vocab_size))
         self._streams = Streams(self._reading, self.rows, stored)
 
     def watch(self, part: AttentionPart) -> Observer | None:
@@ -152,9 +165,36 @@ class _Predicting:
 
     def limits(self) -> Iterator[Omission]:
         """Yields what the document lacks of the predictions."""
-        count = len(self._reading.axes.rows)
+        count = len(self.axes.rows)
         if self._reading.predicts and len(self.rows) < count:
             yield Omission("predictions", self._part, len(self.rows), count)
+
+
+def _cuts(
+    loaded: LoadedModel, readings: Mapping[AttentionPart, Reading], rows: range, focus: int, budget: float
+) -> dict[AttentionPart, Cuts]:
+    """Measures cuts in each attention on the predictions of `rows`, the row `focus` first."""
+    made = {
+        part: cuts(reading, loaded.tokenizer, part, focus=focus, budget=budget / len(readings), measured=rows)
+        for part, reading in readings.items()
+    }
+    return {part: each for part, each in made.items() if each is not None}
+
+
+def _cut_limits(part: AttentionPart, made: Cuts, count: int) -> Iterator[Omission]:
+    """Yields what the document lacks of the cuts in one attention: rows for which no single head was cut."""
+    covered = len(made.head_edges.rows if made.head_edges else made.heads.rows if made.heads and not made.edges else ())
+    if covered < count:
+        yield Omission("cuts", part, covered, count)
+
+
+def _ids(predicted: Predictions | None, made: Iterable[Cuts]) -> Iterator[NDArray[np.int32]]:
+    """Yields the arrays with the ids of all tokens that are named."""
+    if predicted is not None:
+        yield from (predicted.ids, predicted.lens.ids)
+    for each in made:
+        yield each.candidates
+        yield from (effect.ids for kind in CUT_KINDS if (effect := getattr(each, kind)) is not None)
 
 
 def _names(loaded: LoadedModel, ids: Iterable[NDArray[np.int32]]) -> dict[int, str]:

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from attncli.explain.compare import Comparison
     from attncli.explain.heads import HeadScores
     from attncli.explain.page.attention import PageAttention, Vectors
+    from attncli.explain.page.cuts import CutEffect, CutKind, Cuts
     from attncli.explain.page.document import PageDocument
     from attncli.explain.page.predictions import Predictions
 
 FORMAT = 1
 _FINE_CELLS = 400_000  # weights of a document that are stored as 16 bits; with more, as 8 bits
 _FINE_NUMBERS = 50_000  # numbers of queries, keys and values that are stored as 16 bits; with more, as 8 bits
+_CANDIDATES_OF_EDGES = 3  # candidates that are stored for the cuts of single edges in single heads, which are many
+_KINDS_OF_CUTS: tuple[CutKind, ...] = ("edges", "head_edges", "rows", "head_rows", "columns", "heads")
 _ALIGNED = 8
 _TYPES = {"u1": "u8", "u2": "u16", "i1": "i8", "i2": "i16", "i4": "i32", "f4": "f32", "f8": "f64"}
 
@@ -76,6 +79,10 @@ class _Arrays:
         codes = np.rint(np.clip(array, 0, 1) * most).astype(np.uint16 if fine else np.uint8)
         return self._append(codes, scale=1 / most)
 
+    def changes(self, array: NDArray[Any]) -> dict[str, Any]:
+        """Stores differences of probabilities, from -1 to 1, as 16 bits."""
+        return self._append(np.rint(np.clip(array, -1, 1) * 32767).astype(np.int16), scale=1 / 32767)
+
     def signed(self, array: NDArray[Any], *, fine: bool) -> dict[str, Any]:
         """Stores vectors (..., D), each with a scale of its own, as 16 bits if `fine`, otherwise as 8 bits."""
         most = 32767 if fine else 127
@@ -106,6 +113,7 @@ def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
         "source": None if document.source is None else _tokens(document.source),
         "attentions": [
             _attention(attention, document.kinds.get(attention.part), arrays, fine=fine, relative=relative)
+            | {"cuts": _cuts(document.cuts.get(attention.part), attention, arrays)}
             for attention in document.attentions
         ],
         "predictions": document.predictions and _predictions(document.predictions, arrays),
@@ -191,6 +199,42 @@ def _predictions(found: Predictions, arrays: _Arrays) -> dict[str, Any]:
             "target": arrays.exact(lens.target),
             "rank": arrays.whole(lens.rank),
         },
+    }
+
+
+def _cuts(cuts: Cuts | None, attention: PageAttention, arrays: _Arrays) -> dict[str, Any] | None:
+    """Encodes the effects of cuts: the changes of the candidates' probabilities, and the most probable tokens."""
+    if cuts is None:
+        return None
+    reach = np.array(attention.axes.reach)
+    return {
+        "measured": [cuts.measured.start, len(cuts.measured)],
+        "candidates": arrays.whole(cuts.candidates),
+        "before": arrays.exact(cuts.before),
+        **{kind: _effect(kind, getattr(cuts, kind), cuts, reach, arrays) for kind in _KINDS_OF_CUTS},
+    }
+
+
+def _effect(
+    kind: CutKind, effect: CutEffect | None, cuts: Cuts, reach: NDArray[Any], arrays: _Arrays
+) -> dict[str, Any] | None:
+    """Encodes the effects of one kind of cut. What is masked is stored as zeros, which need little space."""
+    if effect is None:
+        return None
+    at = np.array(effect.rows) - cuts.measured.start
+    of_a_source = kind in ("edges", "head_edges", "columns")
+    before = cuts.before[at]  # (r, K)
+    change = effect.kept - (before[:, None] if of_a_source else before)
+    ids, probabilities = effect.ids, effect.probabilities
+    if of_a_source:
+        seen = (np.arange(change.shape[-2]) < reach[list(effect.rows)][:, None])[..., None]  # (r, S, 1)
+        change, ids, probabilities = change * seen, ids * seen, probabilities * seen
+    many = kind == "head_edges"
+    return {
+        "rows": list(effect.rows),
+        "change": arrays.changes(change[..., :_CANDIDATES_OF_EDGES] if many else change),
+        "ids": None if many else arrays.whole(ids),
+        "probabilities": None if many else arrays.shares(probabilities, fine=True),
     }
 
 

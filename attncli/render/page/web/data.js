@@ -7,8 +7,8 @@
 /** @typedef {{code: string, part: string, shown: number, of: number}} Limit */
 /** @typedef {{names: string[], scores: NdArray, chances: NdArray, sequences: number, length: number}} Kinds */
 /** @typedef {{heads: [number, number][], rows: [number, number], query: NdArray, key: NdArray, value: NdArray, scores: NdArray, written: NdArray, divided: boolean, biased: boolean, width: number}} Steps */
-/** @typedef {{rows: number[], kept: NdArray, ids: NdArray, probabilities: NdArray}} Effect */
-/** @typedef {{candidates: NdArray, before: NdArray, edges: Effect | null, head_edges: Effect | null, rows: Effect | null, head_rows: Effect | null, columns: Effect | null, heads: Effect | null}} Cuts */
+/** @typedef {{rows: number[], change: NdArray, ids: NdArray | null, probabilities: NdArray | null}} Effect  change of the candidates' probabilities */
+/** @typedef {{measured: [number, number], candidates: NdArray, before: NdArray, edges: Effect | null, head_edges: Effect | null, rows: Effect | null, head_rows: Effect | null, columns: Effect | null, heads: Effect | null}} Cuts */
 /** @typedef {{ids: NdArray, probabilities: NdArray, target: NdArray, rank: NdArray}} Lens */
 /** @typedef {{what: "next" | "itself", rows: [number, number], ids: NdArray, logits: NdArray, tail: NdArray, tail_width: number, probability_of_kept: NdArray, actual: NdArray, entropy: NdArray, lens: Lens}} Predictions */
 /** @typedef {{part: string, layers: number, heads: number, rows: Token[], columns: Token[], first: number, row_words: Word[], column_words: Word[], reach: number[], windows: (number | null)[], square: boolean, stored: [number, number], raw: NdArray, norm: NdArray, layer_shares: NdArray, rollout: NdArray | null, even: NdArray | null, thumbnails: {pool: number, weights: NdArray} | null, kinds: Kinds | null, steps: Steps | null, cuts: Cuts | null}} Attention */

@@ -2,6 +2,7 @@
 // Starts the page: decodes the document, builds the views, and redraws them when the state changes.
 
 import { createComparison } from "./comparison.js";
+import { createCut } from "./cut.js";
 import { decode, fromBase64 } from "./data.js";
 import { element, fill, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
@@ -32,7 +33,10 @@ const VIEWS = [
   ["layers", createLayers],
 ];
 /** The panels beside the views. @type {[string, (page: Page) => View][]} */
-const PANELS = [["next", createNext]];
+const PANELS = [
+  ["next", createNext],
+  ["cut", createCut],
+];
 
 /**
  * Returns the initial state of a payload, or of the live page before its first payload.
@@ -205,6 +209,7 @@ function createText(page, count) {
     strip.element,
     element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, paper, body, save), side),
   );
+  new ResizeObserver(() => whole.style.setProperty("--strip", `${strip.element.offsetHeight}px`)).observe(strip.element);
   const update = (/** @type {Set<string>} */ changed) => {
     const [name, create] = VIEWS.find(([each]) => each === state.view) ?? VIEWS[0];
     let view = built.get(name);

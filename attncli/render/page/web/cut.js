@@ -1,0 +1,334 @@
+// @ts-check
+// The panel "Cut": what is left of a prediction if an edge, a row, a source or a head of attention is cut.
+
+import { predictedRow } from "./distribution.js";
+import { element, fill, roving } from "./dom.js";
+import { percent, percentOf, text } from "./format.js";
+import { headName } from "./lines.js";
+import { isMasked, matrixOf, selectionName } from "./measure.js";
+import { change, state } from "./state.js";
+import { tableBehind } from "./table.js";
+import { tick } from "./toolbar.js";
+
+/** @typedef {import("./page.js").Page} Page */
+/** @typedef {import("./data.js").Effect} Effect */
+/** @typedef {"edge" | "row" | "column" | "head"} Kind */
+/** @typedef {{kind: Kind, row: number, column: number, heads: [number, number][] | null, measured: number}} Cut  heads: null stands for all */
+/** @typedef {{label: string, before: number, after: number}} Candidate */
+/** @typedef {{label: string, probability: number}} Chance */
+/** @typedef {{candidates: Candidate[], after: Chance[], error: number}} Result  the error is the greatest rounding error */
+/** @typedef {{name: string, before: number, after: number}} Ranked */
+
+/** @type {Kind[]} */
+const KINDS = ["edge", "row", "column", "head"];
+const MOST_RANKED = 6;
+
+/**
+ * @param {Page} page
+ * @returns {{element: HTMLElement, update: (changed: Set<string>) => void}}
+ */
+export function createCut(page) {
+  const title = element("h2");
+  const choice = element("div", { class: "cut-choice" });
+  const verdict = element("div", { class: "verdict", "aria-live": "polite" });
+  const ranking = element("div", { class: "ranking" });
+  /** @type {Result | null} */
+  let result = null;
+  const table = tableBehind(() => tableOf(result));
+  const whole = element("section", { class: "panel cut" }, title, choice, verdict, ranking, table.element);
+  let asked = "";
+  const showResult = (/** @type {Node[]} */ nodes, /** @type {Result | null} */ found) => {
+    result = found;
+    fill(verdict, ...nodes);
+    table.element.hidden = !found;
+    table.update();
+  };
+  const update = (/** @type {Set<string>} */ changed) => {
+    if (!["all", "row", "row2", "column", "heads", "part", "cut", "everywhere", "language"].some((name) => changed.has(name))) return;
+    whole.hidden = !page.doc.predictions;
+    if (whole.hidden) return;
+    fill(title, text("cut.title"));
+    buildChoice(page, choice);
+    fill(ranking, ...rankingOf(page));
+    const cut = chosenCut(page);
+    asked = JSON.stringify(cut);
+    const reason = cut && impossible(page, cut);
+    if (!cut || reason) return showResult(reason ? [element("p", {}, reason)] : [element("p", { class: "note" }, text(predictedRow(page) === null ? "next.missing" : "cut.hint"))], null);
+    const found = effectOf(page, cut);
+    if (!(found instanceof Promise)) {
+      showResult(found ? verdictOf(page, cut, found) : [missing(page, cut)], found);
+      if (changed.has("cut") || changed.has("column")) intoView(whole);
+      return;
+    }
+    showResult([element("p", { class: "note" }, text("cut.measuring"))], null);
+    const key = asked;
+    found.then(
+      (measured) => key === asked && showResult(verdictOf(page, cut, measured), measured),
+      (error) => key === asked && error.name !== "AbortError" && showResult([element("p", {}, String(error.message ?? error))], null),
+    );
+  };
+  return { element: whole, update };
+}
+
+/**
+ * Scrolls the panels to this one, if they scroll beside the picture.
+ * @param {HTMLElement} panel
+ */
+function intoView(panel) {
+  const panels = panel.parentElement;
+  if (panels && panels.scrollHeight > panels.clientHeight) panels.scrollTop = panel.offsetTop - panels.offsetTop;
+}
+
+/**
+ * Returns what a cut leaves of the prediction: from the file, otherwise from the server of the live page. Returns null
+ * if there is neither.
+ * @param {Page} page
+ * @param {Cut} cut
+ * @returns {Result | Promise<Result> | null}
+ */
+function effectOf(page, cut) {
+  const stored = storedEffect(page, cut);
+  if (stored || !page.live) return stored;
+  const { kind, row, column, heads, measured } = cut;
+  const place = { edge: { edges: [[row, column]] }, row: { row }, column: { column }, head: {} }[kind];
+  return page.live.cut({ kind, part: page.attention.part, ...place, heads, measured }).then((found) => ({
+    candidates: found.candidates.map((/** @type {number} */ id, /** @type {number} */ at) => ({ label: found.vocabulary[id], before: found.before[at], after: found.kept[at] })),
+    after: found.after.map((/** @type {[number, number]} */ [id, probability]) => ({ label: found.vocabulary[id], probability })),
+    error: 0,
+  }));
+}
+
+/**
+ * Returns the kind of effect in the file that measures a cut, and the indices before the row.
+ * @param {Cut} cut
+ * @returns {["edges" | "head_edges" | "rows" | "head_rows" | "columns" | "heads", number[]] | null}
+ */
+function kindOf({ kind, heads }) {
+  if (heads && heads.length !== 1) return null;
+  const one = heads ? heads[0] : [];
+  if (kind === "head") return ["heads", one];
+  if (kind === "column") return heads ? null : ["columns", []];
+  if (kind === "edge") return [heads ? "head_edges" : "edges", one];
+  return [heads ? "head_rows" : "rows", one];
+}
+
+/**
+ * Returns the effect of a cut from the file; null if the file does not have it.
+ * @param {Page} page
+ * @param {Cut} cut
+ * @returns {Result | null}
+ */
+function storedEffect({ doc, attention }, cut) {
+  const { cuts } = attention;
+  const named = kindOf(cut);
+  const effect = cuts && named ? cuts[named[0]] : null;
+  const at = effect ? effect.rows.indexOf(cut.measured) : -1;
+  if (!cuts || !named || !effect || at < 0) return null;
+  const indices = [...named[1], at, ...(cut.kind === "edge" || cut.kind === "column" ? [cut.column] : [])];
+  if (cut.column >= effect.change.shape[effect.change.shape.length - 2] && indices.length > named[1].length + 1) return null;
+  const row = cut.measured - cuts.measured[0];
+  const name = (/** @type {number} */ id) => doc.vocabulary[id] ?? `#${id}`;
+  const candidates = [...effect.change.slice(...indices)].map((difference, rank) => {
+    const before = cuts.before.at(row, rank);
+    return { label: name(cuts.candidates.at(row, rank)), before, after: Math.max(0, before + difference) };
+  });
+  const { ids, probabilities } = effect;
+  const after = ids && probabilities ? [...ids.slice(...indices)].map((id, rank) => ({ label: name(id), probability: probabilities.at(...indices, rank) })) : [];
+  return { candidates, after, error: effect.change.error };
+}
+
+/**
+ * Returns the source of the chosen edge: the chosen column, otherwise the one with the largest share in the row.
+ * @param {Page} page
+ */
+function columnOf(page) {
+  const { attention, column, chosen } = page;
+  if (column !== null) return column;
+  const { values, columns } = matrixOf(attention, chosen[0].selection, "norm", false);
+  const start = (page.row - attention.stored[0]) * columns.length;
+  const shares = values.subarray(start, start + columns.length);
+  return shares.reduce((most, share, at) => (share > shares[most] ? at : most), 0);
+}
+
+/**
+ * Returns the heads of the first selection; null for all heads.
+ * @param {Page} page
+ * @returns {[number, number][] | null}
+ */
+function chosenHeads({ attention, chosen }) {
+  const { layer, head } = chosen[0].selection;
+  if (layer === null) return null;
+  return head === null ? [...Array(attention.heads).keys()].map((each) => [layer, each]) : [[layer, head]];
+}
+
+/**
+ * Returns the chosen cut; null if nothing is cut.
+ * @param {Page} page
+ * @returns {Cut | null}
+ */
+function chosenCut(page) {
+  const kind = KINDS.find((each) => each === state.cut);
+  const measured = predictedRow(page);
+  if (!kind || measured === null) return null;
+  const heads = chosenHeads(page);
+  return { kind, row: page.row, column: columnOf(page), heads: kind === "head" || !state.everywhere ? heads : null, measured };
+}
+
+/**
+ * Returns why there is nothing to cut; null if there is something.
+ * @param {Page} page
+ * @param {Cut} cut
+ */
+function impossible(page, { kind, row, column, heads }) {
+  const { attention } = page;
+  const values = { row: rowName(page), column: columnName(page, column) };
+  const unit = (/** @type {number} */ at) => ({ start: at, stop: at + 1, index: at, label: "", special: false });
+  const layers = heads ? heads.map(([layer]) => layer) : [null];
+  if (kind === "head") return heads ? null : text("cut.no_head");
+  if (kind !== "row" && column >= attention.reach[row]) return text("cut.masked.later", values);
+  if (kind === "edge" && layers.every((layer) => isMasked(attention, layer, unit(row), unit(column)))) return text("cut.masked.window", values);
+  if (kind !== "column" && attention.reach[row] === 1) return text("cut.only", values);
+  return null;
+}
+
+/**
+ * Says why the file does not have a cut, and how to measure it.
+ * @param {Page} page
+ * @param {Cut} cut
+ */
+function missing(page, cut) {
+  const { attention, doc } = page;
+  const encoder = attention.part === "encoder" && doc.attentions.length > 1 && cut.kind !== "head";
+  const reason = !attention.cuts ? "none" : encoder ? "encoder" : kindOf(cut) ? "far" : "heads";
+  return element("p", { class: "missing" }, `${text(`cut.missing.${reason}`)} ${text("cut.serve")}`);
+}
+
+/** @param {Page} page */
+function rowName({ attention, row }) {
+  return `${attention.rows[row].label} [${row + attention.first}]`;
+}
+
+/**
+ * @param {Page} page
+ * @param {number} column
+ */
+function columnName({ attention }, column) {
+  return `${attention.columns[column].label} [${column}]`;
+}
+
+/**
+ * Builds the buttons that choose what is cut.
+ * @param {Page} page
+ * @param {HTMLElement} holder
+ */
+function buildChoice(page, holder) {
+  const focused = document.activeElement instanceof HTMLElement && holder.contains(document.activeElement) ? document.activeElement.dataset.cut ?? document.activeElement.getAttribute("name") : null;
+  const values = { row: rowName(page), column: columnName(page, columnOf(page)), head: headName(page.chosen[0].name) };
+  const buttons = KINDS.map((kind) =>
+    element("button", { type: "button", "data-cut": kind, "aria-pressed": String(state.cut === kind), title: text(`cut.${kind}.about`, values), onclick: () => change({ cut: state.cut === kind ? "none" : kind, column: page.column ?? columnOf(page) }) }, text(`cut.${kind}`, values)),
+  );
+  const group = element("div", { class: "cut-kinds", role: "group", "aria-label": text("cut.what") }, ...buttons);
+  roving(group, "button");
+  fill(holder, group, state.cut !== "head" && tick("everywhere", "cut.everywhere"));
+  if (focused) /** @type {HTMLElement | null} */ (holder.querySelector(`[data-cut="${focused}"], [name="${focused}"]`))?.focus();
+}
+
+/**
+ * Returns the effect in words and as bars.
+ * @param {Page} page
+ * @param {Cut} cut
+ * @param {Result} found
+ * @returns {Node[]}
+ */
+function verdictOf(page, cut, found) {
+  const [first] = found.candidates;
+  const heads = cut.heads ? headName(page.chosen[0].name) : text("heads.all");
+  const values = { row: rowName(page), column: columnName(page, cut.column), heads, head: heads };
+  const now = found.after.length && found.after[0].label !== first.label ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
+  const sentence = element("p", {}, text(`cut.${cut.kind}.done`, values));
+  const words = element("p", { class: `result ${first.after < first.before ? "falls" : "rises"}` }, `P(${first.label}) ${percent(first.before)} → ${percent(first.after)}`);
+  const notes = element("p", { class: "note" }, text(found.error ? "cut.exact" : "cut.exact.live", { error: percentOf(found.error, 4) }));
+  return [sentence, words, ...(now ? [now] : []), comparisonOf(found), notes];
+}
+
+/**
+ * Returns the candidates with their probabilities before and after the cut, side by side.
+ * @param {Result} found
+ */
+function comparisonOf({ candidates, after }) {
+  const known = new Set(candidates.map(({ label }) => label));
+  const risen = after.filter(({ label }) => !known.has(label)).map(({ label, probability }) => ({ label, before: NaN, after: probability }));
+  const most = Math.max(...candidates.flatMap(({ before, after: left }) => [before, left]), ...risen.map((each) => each.after), 0.01);
+  const bar = (/** @type {number} */ share, /** @type {string} */ kind) => {
+    const filled = element("span", { class: "bar" });
+    filled.style.width = `${(100 * (Number.isNaN(share) ? 0 : share)) / most}%`;
+    return element("span", { class: `track ${kind}` }, filled);
+  };
+  const shown = (/** @type {number} */ share) => element("span", { class: "share" }, Number.isNaN(share) ? "" : percent(share));
+  const head = element("div", { class: "pair head", "aria-hidden": "true" }, element("span"), element("span", { class: "wide-two" }, text("cut.before")), element("span", { class: "wide-two" }, text("cut.after")));
+  const lines = [...candidates, ...risen].map((each) => element("div", { class: "pair", role: "listitem" }, element("span", { class: "token-name" }, each.label), bar(each.before, "before"), shown(each.before), bar(each.after, "after"), shown(each.after)));
+  return element("div", {}, head, element("div", { role: "list", "aria-label": text("cut.table"), class: "pairs" }, ...lines));
+}
+
+/** @param {Result | null} result */
+function tableOf(result) {
+  const found = result ?? { candidates: [], after: [] };
+  return {
+    caption: text("cut.table"),
+    head: [text("next.token"), text("cut.before"), text("cut.after")],
+    rows: [
+      ...found.candidates.map(({ label, before, after }) => [label, percentOf(before, 4), percentOf(after, 4)]),
+      ...found.after.filter(({ label }) => !found.candidates.some((each) => each.label === label)).map(({ label, probability }) => [label, "", percentOf(probability, 4)]),
+    ],
+  };
+}
+
+/**
+ * Ranks the heads by what the chosen cut in one head changes; by what cutting the head does if no cut is chosen.
+ * @param {Page} page
+ * @returns {Node[]}
+ */
+function rankingOf(page) {
+  const { attention } = page;
+  const measured = predictedRow(page);
+  const kind = /** @type {Kind} */ (state.cut === "edge" || state.cut === "row" ? state.cut : "head");
+  if (measured === null || !attention.cuts) return [];
+  const column = columnOf(page);
+  /** @type {Ranked[]} */
+  const ranked = [];
+  let label = "";
+  for (let layer = 0; layer < attention.layers; layer++) {
+    for (let head = 0; head < attention.heads; head++) {
+      const cut = { kind, row: page.row, column, heads: /** @type {[number, number][]} */ ([[layer, head]]), measured };
+      const found = impossible(page, cut) ? null : storedEffect(page, cut);
+      if (!found) continue;
+      ranked.push({ name: selectionName({ layer, head }), before: found.candidates[0].before, after: found.candidates[0].after });
+      label = found.candidates[0].label;
+    }
+  }
+  if (!ranked.length) return [];
+  ranked.sort((one, other) => Math.abs(other.after - other.before) - Math.abs(one.after - one.before));
+  const values = { row: rowName(page), column: columnName(page, column), token: label };
+  const list = element("div", { class: "ranked", role: "group", "aria-label": text("cut.ranking") }, ...ranked.slice(0, MOST_RANKED).map((each) => rankedHead(page, kind, each)));
+  roving(list, "button");
+  return [element("h3", {}, text("cut.ranking")), element("p", { class: "note" }, text(`cut.ranking.${kind}`, values)), list];
+}
+
+/**
+ * Returns the button of a head in the ranking.
+ * @param {Page} page
+ * @param {Kind} kind
+ * @param {Ranked} ranked
+ */
+function rankedHead(page, kind, { name, before, after }) {
+  const choose = () => change({ heads: [name], cut: kind, ...(kind === "head" ? {} : { everywhere: false }) });
+  const bar = element("span", { class: `bar ${after < before ? "falls" : "rises"}` });
+  bar.style.width = `${(100 * Math.abs(after - before)).toFixed(2)}%`;
+  return element(
+    "button",
+    { type: "button", class: "ranked-head", "data-head": name, "aria-pressed": String(page.chosen.some((each) => each.name === name)), onclick: choose },
+    element("span", { class: "ranked-name" }, headName(name)),
+    element("span", { class: "track" }, bar),
+    element("span", { class: "share" }, `${percent(before)} → ${percent(after)}`),
+  );
+}

@@ -1,0 +1,143 @@
+"""The panel of cuts in a browser: what it says a cut changes is what the ablated model predicts."""
+
+import pytest
+import torch
+
+from attncli.explain.ablated_pass import AblatedPass, Without
+from attncli.explain.knockout import Cut, Knockout
+from attncli.explain.page import document
+from attncli.explain.reading import Reading
+from attncli.pages import document_of
+from attncli.render.escape import id_label
+from attncli.render.page.assemble import page_file
+from attncli.render.page.payload import payload
+from attncli.views import ViewOptions
+from tests.support.browser import needs_chromium
+from tests.support.checkpoints import load
+from tests.support.page import numbers
+
+pytestmark = needs_chromium
+
+TEXT = "The small cat sat near the river. The small"
+ROW, COLUMN, HEAD = 6, 3, (1, 2)
+AT = f"#row={ROW}&column={COLUMN}&heads={HEAD[0]}.{HEAD[1]}"
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder):
+    return load(model_folder / "checkpoints/m")
+
+
+@pytest.fixture(scope="module")
+def predicted(loaded):
+    """Returns a function from an ablation, or from an observer, to the probabilities (V,) of the row."""
+    reading = Reading.of(loaded.model, loaded.pieces(TEXT))
+    known = loaded.tokenizer.vocab_size
+
+    @torch.inference_mode()
+    def run(without):
+        if isinstance(without, Without):
+            return next(AblatedPass(reading, [ROW], known).log_probabilities([without], None))[0].exp()
+        hidden = loaded.model.hidden(reading.ids, observe=without)
+        return loaded.model.unembed(hidden)[0, ROW, :known].softmax(-1)
+
+    return run
+
+
+def shown(browser):
+    """Returns the labels of the table with the probabilities before and after the cut; new tokens have none before."""
+    _, *rows = browser.table(".cut .behind")
+    return [
+        (label, float(numbers(before or "nan")) / 100, float(numbers(after)) / 100) for label, before, after in rows
+    ]
+
+
+def check(browser, loaded, before, after):
+    """Asserts that the table has the candidates of `before`, with their probabilities in both."""
+    rows = shown(browser)
+    order = before.argsort(descending=True).tolist()
+    old = [row for row in rows if row[1] == row[1]]
+    assert [row[0] for row in old] == [id_label(each, loaded.tokenizer.name(each)) for each in order[: len(old)]]
+    assert [row[1] for row in old] == pytest.approx(before[order[: len(old)]].tolist(), abs=0.000_02)
+    assert [row[2] for row in old] == pytest.approx(after[order[: len(old)]].tolist(), abs=0.000_02)
+    named = {id_label(each, loaded.tokenizer.name(each)): after[each].item() for each in range(len(after))}
+    for label, _, probability in rows[len(old) :]:
+        assert probability == pytest.approx(named[label], abs=0.000_02)
+    return rows
+
+
+def test_cuts_in_all_heads_equal_ablations(browser, page, loaded, predicted):
+    before = predicted(Without())
+    edges = {
+        "edge": ((ROW, COLUMN),),
+        "row": tuple((ROW, source) for source in range(ROW)),
+        "column": tuple((row, COLUMN) for row in range(COLUMN, ROW + 1)),
+    }
+    browser.open(page(), AT)
+    for kind, cut in edges.items():
+        browser.click(f'[data-cut="{kind}"]')
+        rows = check(browser, loaded, before, predicted(Without(edges=cut)))
+        assert f"P({rows[0][0]})" in browser.find(".verdict .result").text
+
+
+def test_cuts_in_one_head_equal_ablations(browser, page, loaded, predicted):
+    before, heads = predicted(Without()), {HEAD[0]: [HEAD[1]]}
+    browser.open(page(), f"{AT}&everywhere=false&cut=edge")
+    check(browser, loaded, before, predicted(Knockout([Cut(frozenset({(ROW, COLUMN)}), heads)])))
+    browser.click('[data-cut="row"]')
+    row = frozenset((ROW, source) for source in range(ROW))
+    check(browser, loaded, before, predicted(Knockout([Cut(row, heads)])))
+    browser.click('[data-cut="head"]')
+    check(browser, loaded, before, predicted(Without(heads=(HEAD,))))
+
+
+def test_heads_are_ranked_by_what_their_cut_changes(browser, page, loaded, predicted):
+    before = predicted(Without())
+    best = int(before.argmax())
+    config = loaded.model.config
+    every = [(layer, head) for layer in range(config.layers) for head in range(config.heads)]
+    changes = {each: abs((predicted(Without(heads=(each,))) - before)[best].item()) for each in every}
+    browser.open(page(), f"#row={ROW}")
+    names = [each.get_attribute("data-head") for each in browser.all(".ranked-head")]
+    found = [changes[tuple(map(int, name.split(".")))] for name in names]
+    assert found == pytest.approx(sorted(changes.values(), reverse=True)[: len(found)], abs=0.000_05)
+    browser.run("document.querySelector('.ranked-head').focus()")
+    browser.press("ArrowDown", "Enter")
+    assert browser.find('.ranked-head[aria-pressed="true"]').get_attribute("data-head") == names[1]
+    assert browser.find('[data-cut="head"]').get_attribute("aria-pressed") == "true"
+
+
+def test_an_edge_of_the_picture_is_cut_by_a_click_and_by_the_keyboard(browser, page):
+    browser.open(page(), f"#row={ROW}&heads=1.2")
+    browser.click(f'.columns [data-start="{COLUMN}"]')
+    assert browser.find(".verdict .result").text.startswith("P(")
+    browser.run("document.querySelector('.cut [aria-pressed=true]').focus()")
+    browser.press("ArrowRight", "Enter")
+    assert "cut=row" in browser.driver.current_url
+    browser.press("Enter")
+    assert not browser.all(".verdict .result")
+
+
+def test_a_masked_edge_cannot_be_cut(browser, page):
+    browser.open(page(), f"#row=2&column={COLUMN}&cut=edge")
+    assert "cannot attend to" in browser.find(".verdict").text
+    browser.open(page(), "#row=0&column=0&cut=row")
+    assert "There is nothing to cut" in browser.find(".verdict").text
+
+
+def test_what_the_file_lacks_is_said_with_the_way_to_get_it(browser, loaded, page, tmp_path):
+    browser.open(page(), f"{AT}&cut=column&everywhere=false")
+    assert "attncli serve" in browser.find(".missing").text
+    found = document_of(loaded, loaded.pieces(TEXT), None, ViewOptions(), {}, cut_budget=3e7)
+    assert "cuts" in [limit.code for limit in found.limits]
+    file = tmp_path / "few.html"
+    file.write_text(page_file(payload([found]), "few"))
+    browser.open(file, "#row=1&cut=edge&everywhere=false&heads=1.2&column=0")
+    assert "only for tokens near" in browser.find(".missing").text
+
+
+def test_a_page_without_cuts_says_so(browser, loaded, tmp_path):
+    file = tmp_path / "none.html"
+    file.write_text(page_file(payload([document.page_document(loaded, loaded.pieces(TEXT))]), "none"))
+    browser.open(file, f"{AT}&cut=edge")
+    assert "This page holds no cuts" in browser.find(".missing").text
