@@ -10,9 +10,10 @@ import pytest
 from attncli.config import ModelConfig
 from attncli.explain.page.attention import PageAttention
 from attncli.explain.page.document import PageDocument, Start
+from attncli.explain.page.predictions import LensRows, Predictions
 from attncli.explain.question import MapAxes
 from attncli.explain.units import Spans
-from attncli.render.escape import token_label
+from attncli.render.escape import id_label, token_label
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
 from attncli.text.tokenizer import Piece
@@ -57,9 +58,17 @@ def document(texts):
         vocab_size=9, layers=1, width=8, heads=1, kv_heads=1, head_width=8, feed_forward_width=8, context=COUNT
     )
     start = Start("decoder", count - 1, ((0, 0),))
+    ids, logits = np.arange(50, dtype=np.int32)[None], np.linspace(0, -5, 50, dtype=np.float32)[None]
+    one = np.ones(1, np.float32)
+    lens = LensRows(
+        ids[:, None, :5].repeat(2, 1), logits[:, None, :5].repeat(2, 1) + 1, one[:, None].repeat(2, 1), ids[:, 1:3]
+    )
+    predictions = Predictions(
+        "next", range(count - 1, count), ids, logits, ids * 0, 0.25, one.astype(float), one * np.nan, one, lens
+    )
     return PageDocument(
         model=FRAGMENTS[0], config=config, pieces=pieces, source=None, attentions=(attention,), kinds={}, start=start,
-        limits=(),
+        limits=(), predictions=predictions, cuts={}, vocabulary=dict(enumerate(texts[:50])),
     )  # fmt: skip
 
 
@@ -84,6 +93,9 @@ def test_hostile_tokens_run_nothing_and_are_visible(browser, hostile):
     browser.open(file)
     shown = browser.texts(".lines-side.columns .label")
     assert shown == [token_label(Piece(at, text, 1)) for at, text in enumerate(texts)]
+    assert browser.texts(".chance .token-name")[:12] == [id_label(at, text) for at, text in enumerate(texts[:12])]
+    browser.click('[data-view="layers"]')
+    assert len(browser.all(".lens td .token-name")) == 10
     assert browser.run("return window.hit") is None
     assert browser.run("return document.querySelectorAll('img, base, iframe, object, embed').length") == 0
     assert (browser.requests(), browser.messages()) == ([], [])
