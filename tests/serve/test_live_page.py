@@ -9,7 +9,7 @@ from attncli.serve.server import address_of, open_socket
 from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.browser import Browser, needs_chromium
 from tests.support.checkpoints import write_random_model, write_random_translator
-from tests.support.serving import running
+from tests.support.serving import LONG, running
 from tests.support.texts import story
 from tests.support.translation import artificial_tokenizer
 
@@ -134,3 +134,18 @@ def test_the_page_may_ask_no_other_server(page):
     told = [entry["message"] for entry in page.driver.get_log("browser")]
     assert told
     assert all("Content Security Policy" in message for message in told)
+
+
+def test_a_link_from_another_site_with_the_token_leads_to_the_page(_browser, folder, monkeypatch):
+    """The browser sends the strict cookie, because the page goes on by itself; the token leaves the address."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    monkeypatch.chdir(folder)
+    with running(folder, live_page(), token="choose-your-own") as port:
+        address = f"http://127.0.0.1:{port}/"
+        _browser.driver.get(f"data:text/html,<a href='{address}?token=choose-your-own'>link</a>")
+        _browser.find("a").click()
+        WebDriverWait(_browser.driver, LONG).until(lambda driver: driver.current_url == address)
+        shown(_browser)
+        assert _browser.texts("#model h1") == ["m"]
+        _browser.driver.get("about:blank")

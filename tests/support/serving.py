@@ -48,10 +48,10 @@ def served(folder: Path, name="m", token=None, host="127.0.0.1", **limits):
 
 
 @contextmanager
-def running(folder, page=PAGE, **limits):
+def running(folder, page=PAGE, token=None, **limits):
     """Runs a server in a thread; yields its port."""
     service = Service.of(page, load(folder / "checkpoints/m"), replace(LIMITS, **limits))
-    server = Server(application(service, Access(Names.of("127.0.0.1"))), service)
+    server = Server(application(service, Access(Names.of("127.0.0.1"), token)), service)
     with open_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listening],))
