@@ -2,13 +2,16 @@
 
 import pytest
 
+from attncli.explain.page.cuts import LiveCut, cut_effect
+from attncli.explain.page.recomputed import UncutPass
+from attncli.explain.reading import Reading
 from attncli.library import load as load_model
-from attncli.render.escape import token_label
+from attncli.render.escape import id_label, token_label
 from attncli.render.page.assemble import live_page
 from attncli.serve.server import address_of, open_socket
 from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.browser import Browser, needs_chromium
-from tests.support.checkpoints import write_random_model, write_random_translator
+from tests.support.checkpoints import load, write_random_model, write_random_translator
 from tests.support.serving import LONG, running
 from tests.support.texts import story
 from tests.support.translation import artificial_tokenizer
@@ -24,6 +27,11 @@ poll();
 TOLD = """
 const done = arguments[0], status = document.querySelector("#live [role=status]");
 const poll = () => status.textContent ? done(status.textContent) : requestAnimationFrame(poll);
+poll();
+"""
+MEASURED = """
+const done = arguments[0], found = () => document.querySelector(".verdict .result");
+const poll = () => found() ? done() : requestAnimationFrame(poll);
 poll();
 """
 TYPED = """
@@ -100,6 +108,27 @@ def test_tokens_are_drawn_as_generate_draws_them(page):
         shown(page)
     assert page.run("return document.querySelector('#live-text').value") == TEXT + sample.text
     assert len(page.all(".drawn > li")) == 3
+    assert page.driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("kind", ["row", "head"])
+def test_a_cut_is_measured_at_once(kind, page, folder):
+    typed(page, TEXT)
+    page.click(f"[data-cut={kind}]")
+    page.driver.execute_async_script(MEASURED)
+    loaded = load(folder / "checkpoints/m")
+    pieces = loaded.pieces(TEXT)
+    layer, head = map(int, page.texts("[data-cut=head]")[0].rpartition(" ")[2].split("."))
+    cut = LiveCut(rows=(len(pieces) - 1,)) if kind == "row" else LiveCut(heads=((layer, head),))
+    uncut = UncutPass(Reading.of(loaded.model, pieces), loaded.tokenizer)
+    effect = cut_effect(uncut, "decoder", cut, len(pieces) - 1)
+    _, *rows = page.table(".cut .behind")
+    assert len(rows) >= len(effect.candidates)
+    for (label, before, after), id_, *expected in zip(
+        rows, effect.candidates, effect.before, effect.kept, strict=False
+    ):
+        assert label == id_label(int(id_), loaded.tokenizer.name(int(id_)))
+        assert [float(shown.rstrip("%")) / 100 for shown in (before, after)] == pytest.approx(expected, abs=1e-5)
     assert page.driver.get_log("browser") == []
 
 
