@@ -87,14 +87,8 @@ def document_of(
     head = None if focus.layer is None or focus.head is None else (focus.layer, focus.head)
     if head is None and (aligning := aligning_head(asked)) is not None:
         head = aligning.layer, aligning.head
-    return page_document(
-        loaded,
-        text,
-        token=row,
-        part=part,
-        head=head,
-        temperature=options.temperature,
-        kinds=kinds,
-        cut_budget=cut_budget,
-        watch=watch,
+    document = page_document(
+        loaded, text, token=row, part=part, head=head, kinds=kinds, cut_budget=cut_budget, watch=watch
     )
+    start = replace(document.start, temperature=options.temperature, words=options.words, weights=options.weights)
+    return replace(document, start=start)

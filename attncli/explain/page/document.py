@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import ModelConfig
 from attncli.errors import UsageProblem
-from attncli.explain.defaults import PARTS, AttentionPart
+from attncli.explain.defaults import PARTS, AttentionPart, Measure
 from attncli.explain.heads import HeadScores
 from attncli.explain.next_token import name_of
 from attncli.explain.page.attention import PageAttention, page_attention
@@ -52,6 +52,8 @@ class Start:
     row: int
     heads: tuple[tuple[int, int], ...]
     temperature: float = 1.0
+    words: bool = False  # whether tokens are grouped into words
+    weights: Measure = "norm"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,6 @@ def page_document(
     token: int | None = None,
     part: AttentionPart | None = None,
     head: tuple[int, int] | None = None,
-    temperature: float = 1.0,
     kinds: Mapping[AttentionPart, HeadScores] | None = None,
     cut_budget: float = 0,
     watch: Observer | None = None,
@@ -123,7 +124,7 @@ def page_document(
         predictions=predicted,
         cuts=cut,
         vocabulary=_names(loaded, _ids(predicted, cut.values())),
-        start=Start(part, focus, (head or attentions[part].busiest,), temperature),
+        start=Start(part, focus, (head or attentions[part].busiest,)),
         limits=(
             *(limit for each in attentions.values() for limit in _limits(each)),
             *found.limits(),

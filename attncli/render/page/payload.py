@@ -13,6 +13,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def _document(document: PageDocument, arrays: _Arrays) -> dict[str, Any]:
         ],
         "predictions": document.predictions and _predictions(document.predictions, arrays),
         "vocabulary": {str(id_): id_label(id_, text) for id_, text in document.vocabulary.items()},
-        "start": {"part": start.part, "row": start.row, "heads": start.heads, "temperature": start.temperature},
+        "start": asdict(start),
         "limits": [
             {"code": limit.code, "part": limit.part, "shown": limit.shown, "of": limit.of} for limit in document.limits
         ],

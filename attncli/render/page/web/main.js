@@ -34,8 +34,8 @@ const VIEWS = [
 ];
 /** The panels beside the views. @type {[string, (page: Page) => View][]} */
 const PANELS = [
-  ["next", createNext],
   ["cut", createCut],
+  ["next", createNext],
 ];
 
 /**
@@ -53,8 +53,8 @@ function initialState(payload) {
     hover: null,
     column: null,
     heads: first ? first.heads.map(([layer, head]) => selectionName({ layer, head })) : ["all"],
-    measure: "norm",
-    words: false,
+    measure: first?.weights ?? "norm",
+    words: first?.words ?? false,
     idle: true,
     common: false,
     tint: "share",
