@@ -11,6 +11,7 @@ from attncli.cli.outputs import write_file
 from attncli.cli.shared import PageFile, Pictures
 from attncli.render.console import output, print_json, print_note, show
 from attncli.render.picture import Draw
+from attncli.render.status import status
 from attncli.render.themes import DEFAULT_THEME
 
 
@@ -42,6 +43,7 @@ def write_page(page: PageFile, html: Callable[[], str]) -> None:
     """Writes the interactive page to the file of --page, and opens it in a browser with --open."""
     if page.page is None:
         return
+    status("making the page")
     text = html()
     write_asked(page.page, "--page", lambda file: file.write(text.encode()))
     if page.open and not webbrowser.open(page.page.absolute().as_uri()):

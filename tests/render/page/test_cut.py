@@ -7,14 +7,15 @@ from attncli.explain.ablated_pass import AblatedPass, Without
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.page import document
 from attncli.explain.reading import Reading
-from attncli.pages import document_of
+from attncli.pages import document_of, html_page
 from attncli.render.escape import id_label
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
-from attncli.views import ViewOptions
+from attncli.views import ViewOptions, text_of
 from tests.support.browser import needs_chromium
-from tests.support.checkpoints import load
+from tests.support.checkpoints import load, write_random_translator
 from tests.support.page import numbers
+from tests.support.translation import artificial_tokenizer
 
 pytestmark = needs_chromium
 
@@ -134,6 +135,43 @@ def test_what_the_file_lacks_is_said_with_the_way_to_get_it(browser, loaded, pag
     file.write_text(page_file(payload([found]), "few"))
     browser.open(file, "#row=1&cut=edge&everywhere=false&heads=1.2&column=0")
     assert "only for tokens near" in browser.find(".missing").text
+
+
+@pytest.fixture(scope="module")
+def translated(tmp_path_factory):
+    """Returns a model that translates, a pair of texts, and its page."""
+    folder = tmp_path_factory.mktemp("translated")
+    write_random_translator(folder / "t", artificial_tokenizer())
+    loaded, options = load(folder / "t"), ViewOptions(target="b d")
+    pair = text_of(loaded, "a c a", options)
+    (folder / "page.html").write_text(html_page(loaded, pair, None, options))
+    return loaded, pair, folder / "page.html"
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "cross"])
+def test_cuts_of_each_attention_of_a_translation_equal_ablations(browser, translated, part):
+    loaded, pair, file = translated
+    reading, row, known = Reading.translated(loaded.model, pair, [part]), 1, loaded.tokenizer.vocab_size
+
+    def run(**removed):
+        without = Without(part=part, **removed)
+        return next(AblatedPass(reading, [row], known).log_probabilities([without], None))[0].exp()
+
+    browser.open(file, f"#part={part}&row=1&column=0&heads=1.1&cut=head")
+    if part == "encoder":  # measured on the row with which the page starts
+        row = page_row(browser)
+    check(browser, loaded, run(), run(heads=((1, 1),)))
+    browser.click('[data-cut="edge"]')
+    if part == "encoder":
+        assert "whole heads only" in browser.find(".missing").text
+        assert browser.all(".ranked-head")
+    else:
+        check(browser, loaded, run(), run(edges=((1, 0),)))
+
+
+def page_row(browser):
+    """Returns the row that the panel names: 'Candidates for b [2]'; rows are counted from 1."""
+    return int(browser.texts(".next h2")[0].rpartition("[")[2].rstrip("]")) - 1
 
 
 def test_a_page_without_cuts_says_so(browser, loaded, tmp_path):

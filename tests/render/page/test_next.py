@@ -11,11 +11,14 @@ from attncli.config import SampleConfig
 from attncli.explain.page.document import page_document
 from attncli.generation.sampling import filtered
 from attncli.model.distribution import distribution
+from attncli.pages import html_page
 from attncli.render.escape import id_label
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
+from attncli.views import ViewOptions, text_of
 from tests.support.browser import needs_chromium
 from tests.support.checkpoints import load
+from tests.support.encoders import write_bert
 from tests.support.page import numbers
 
 pytestmark = needs_chromium
@@ -146,3 +149,17 @@ def test_layers_equal_the_lens_of_explain(browser, page, model_folder):
         assert int(shown[2]) == row.rank
         assert shown[3::2] == [id_label(each.id, each.text) for each in row.top[: len(shown[3::2])]]
         assert numbers(shown[4::2]) / 100 == pytest.approx([each.probability for each in row.top[:5]], abs=0.000_001)
+
+
+def test_bert_shows_the_candidates_for_a_masked_word(browser, tmp_path):
+    (tmp_path / "bert").mkdir()
+    write_bert(tmp_path / "bert")
+    loaded, options = load(tmp_path / "bert"), ViewOptions()
+    (tmp_path / "page.html").write_text(html_page(loaded, text_of(loaded, "the [MASK] sat", options), None, options))
+    expected = attncli.load(tmp_path / "bert").explain("the [MASK] sat", view="lens").rows[-1].top[:5]
+    browser.open(tmp_path / "page.html")
+    assert browser.texts(".next h2") == ["Candidates for ␣[MASK] [2]"]
+    labels, probabilities, _ = tabled(browser)
+    assert labels[:5] == [id_label(each.id, each.text) for each in expected]
+    assert probabilities[:5] == pytest.approx([each.probability for each in expected], abs=0.000_006)
+    assert not browser.all('[data-fact="actual"]')

@@ -284,34 +284,49 @@ function tableOf(result) {
 }
 
 /**
- * Ranks the heads by what the chosen cut in one head changes; by what cutting the head does if no cut is chosen.
+ * Ranks the heads by what the chosen cut in one head changes; by what cutting the whole head does if no cut is chosen, or
+ * if the file does not have the chosen cut in single heads.
  * @param {Page} page
  * @returns {Node[]}
  */
 function rankingOf(page) {
+  const asked = /** @type {Kind} */ (state.cut === "edge" || state.cut === "row" ? state.cut : "head");
+  const column = columnOf(page);
+  for (const kind of new Set(/** @type {Kind[]} */ ([asked, "head"]))) {
+    const { ranked, token } = rankedHeads(page, kind, column);
+    if (!ranked.length) continue;
+    const list = element("div", { class: "ranked", role: "group", "aria-label": text("cut.ranking") }, ...ranked.slice(0, MOST_RANKED).map((each) => rankedHead(page, kind, each)));
+    roving(list, "button");
+    const about = text(`cut.ranking.${kind}`, { row: rowName(page), column: columnName(page, column), token });
+    return [element("h3", {}, text("cut.ranking")), element("p", { class: "note" }, about), list];
+  }
+  return [];
+}
+
+/**
+ * Returns what a cut in each head alone leaves of the predicted token, the largest change first.
+ * @param {Page} page
+ * @param {Kind} kind
+ * @param {number} column
+ */
+function rankedHeads(page, kind, column) {
   const { attention } = page;
   const measured = predictedRow(page);
-  const kind = /** @type {Kind} */ (state.cut === "edge" || state.cut === "row" ? state.cut : "head");
-  if (measured === null || !attention.cuts) return [];
-  const column = columnOf(page);
   /** @type {Ranked[]} */
   const ranked = [];
-  let label = "";
-  for (let layer = 0; layer < attention.layers; layer++) {
-    for (let head = 0; head < attention.heads; head++) {
-      const cut = { kind, row: page.row, column, heads: /** @type {[number, number][]} */ ([[layer, head]]), measured };
-      const found = impossible(page, cut) ? null : storedEffect(page, cut);
-      if (!found) continue;
-      ranked.push({ name: selectionName({ layer, head }), before: found.candidates[0].before, after: found.candidates[0].after });
-      label = found.candidates[0].label;
-    }
+  let token = "";
+  for (let at = 0; measured !== null && attention.cuts && at < attention.layers * attention.heads; at++) {
+    const [layer, head] = [Math.floor(at / attention.heads), at % attention.heads];
+    /** @type {Cut} */
+    const cut = { kind, row: page.row, column, heads: [[layer, head]], measured };
+    const found = impossible(page, cut) ? null : storedEffect(page, cut);
+    if (!found) continue;
+    const [first] = found.candidates;
+    ranked.push({ name: selectionName({ layer, head }), before: first.before, after: first.after });
+    token = first.label;
   }
-  if (!ranked.length) return [];
   ranked.sort((one, other) => Math.abs(other.after - other.before) - Math.abs(one.after - one.before));
-  const values = { row: rowName(page), column: columnName(page, column), token: label };
-  const list = element("div", { class: "ranked", role: "group", "aria-label": text("cut.ranking") }, ...ranked.slice(0, MOST_RANKED).map((each) => rankedHead(page, kind, each)));
-  roving(list, "button");
-  return [element("h3", {}, text("cut.ranking")), element("p", { class: "note" }, text(`cut.ranking.${kind}`, values)), list];
+  return { ranked, token };
 }
 
 /**
