@@ -65,9 +65,11 @@ types:
 suite:
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-# Writes the current output of every command, and the pictures, into README.md and the pages of docs.
+# Writes the current output of every command, and the pictures, into README.md and the pages of docs. The pictures of the page
+# need Chromium.
 docs: $(INSTALLED)
 	$(BIN)/python docs/refresh.py README.md docs/*.md
+	$(BIN)/python docs/page_pictures.py > /dev/null
 
 # make stories TEXTS=folder   trains the model of stories that ships, on the texts named in its card, and replaces checkpoints/stories
 # The folder contains the three texts below, unpacked. The model sees long stories twice as often as novels, and short stories
