@@ -22,9 +22,16 @@ TEXT = re.compile("<text[^>]*>([^<]*)</text>")
 WITHOUT_OUTPUT = {"library", "limits", "page", "serving"}  # pages that show no output of a command
 BARS = re.compile(r"[█▏▎▍▌▋▊▉▒░ ]+")
 
-_spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
-refresh = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(refresh)
+
+def script(name):
+    """Imports a script of docs."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+refresh, page_pictures = script("refresh"), script("page_pictures")
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = [
@@ -125,11 +132,12 @@ def test_a_picture_equals_the_output_of_its_command(name):
 
 
 def test_the_readme_shows_each_picture_for_its_color_scheme():
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = dict(re.findall(r'<source media="\(prefers-color-scheme: (\w+)\)" srcset="([^"]+)">', page))
-    assert shown == {"light": "docs/explain-light.svg", "dark": "docs/explain-dark.svg"}
-    assert re.findall(r'<img [^>]*src="([^"]+)"', page) == ["docs/explain-light.svg"]
-    assert set(shown.values()) == set(refresh.PICTURES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r'<source media="\(prefers-color-scheme: (\w+)\)" srcset="([^"]+)">', readme)
+    assert sorted(name for _, name in shown) == sorted([*refresh.PICTURES, *page_pictures.PICTURES])
+    assert all(name.rpartition("-")[2].startswith(scheme) for scheme, name in shown)
+    light = [name for scheme, name in shown if scheme == "light"]
+    assert re.findall(r'<img [^>]*src="([^"]+)"', readme) == light
 
 
 SENTENCE = "The little dog sat by the river's bank"
