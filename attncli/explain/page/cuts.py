@@ -30,7 +30,7 @@ from attncli.text.tokenizer import Tokenizer
 
 CANDIDATES = 6  # tokens of a row whose probabilities are compared before and after a cut
 AFTER = 2  # the most probable tokens after a cut that are stored
-BUDGET = 2e11  # multiply-adds: a few seconds on two cores
+BUDGET = 1e11  # multiply-adds: several seconds on two cores
 _MOST_SCORES = 1 << 24  # the most attention scores of one layer, over all rows of a batch
 _LEAST_TOKENS = 16  # a smaller batch takes as long, because it reads all weights
 _EVERY = -1  # in a table of cuts: all layers, all heads, or all sources but the row's own

@@ -7,7 +7,7 @@ and the rollout of all rows, and the vectors of the busiest heads. `limits` says
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from attncli.explain.defaults import PARTS, AttentionPart, Measure
 from attncli.explain.heads import HeadScores
 from attncli.explain.next_token import name_of
 from attncli.explain.page.attention import PageAttention, page_attention
-from attncli.explain.page.cuts import CUT_KINDS, Cuts, cuts
+from attncli.explain.page.cuts import CUT_KINDS, CutEffect, Cuts, cuts
 from attncli.explain.page.predictions import Predictions, Streams, predictions_of
 from attncli.explain.question import Focus, default_row, focused_row
 from attncli.explain.reading import Observers, Reading, TextPair
@@ -31,6 +31,7 @@ MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x so
 VECTOR_NUMBERS = 1_000_000  # of queries, keys and values, in each attention
 KEPT_LOGITS = 50  # the largest logits of a row that are stored
 MOST_LOGITS = 200_000_000  # logits that are computed: (layers + 1) x rows x vocabulary
+MOST_EFFECTS = 2_000_000  # probabilities after cuts of edges in single heads, in each attention
 OmissionCode = Literal["rows", "thumbnails", "rollout", "vectors", "predictions", "cuts"]
 
 
@@ -179,7 +180,20 @@ def _cuts(
         part: cuts(reading, loaded.tokenizer, part, focus=focus, budget=budget / len(readings), measured=rows)
         for part, reading in readings.items()
     }
-    return {part: each for part, each in made.items() if each is not None}
+    return {part: _trimmed(each, focus) for part, each in made.items() if each is not None}
+
+
+def _trimmed(made: Cuts, focus: int) -> Cuts:
+    """Returns cuts whose edges in single heads are those of as many rows as fit, the nearest to the focus."""
+    effect = made.head_edges
+    if effect is None or effect.kept.size <= MOST_EFFECTS:
+        return made
+    fitting = max(1, MOST_EFFECTS // effect.kept[:, :, 0].size)
+    nearest = sorted(range(len(effect.rows)), key=lambda at: abs(effect.rows[at] - focus))[:fitting]
+    at = sorted(nearest)
+    rows = tuple(effect.rows[each] for each in at)
+    kept, ids, probabilities = effect.kept[:, :, at], effect.ids[:, :, at], effect.probabilities[:, :, at]
+    return replace(made, head_edges=CutEffect(rows, kept, ids, probabilities))
 
 
 def _cut_limits(part: AttentionPart, made: Cuts, count: int) -> Iterator[Omission]:

@@ -6,6 +6,7 @@ import torch
 from attncli.explain.ablated_pass import AblatedPass, Without
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.page import document
+from attncli.explain.page.cuts import BUDGET
 from attncli.explain.reading import Reading
 from attncli.pages import document_of, html_page
 from attncli.render.escape import id_label
@@ -172,6 +173,17 @@ def test_cuts_of_each_attention_of_a_translation_equal_ablations(browser, transl
 def page_row(browser):
     """Returns the row that the panel names: 'Candidates for b [2]'; rows are counted from 1."""
     return int(browser.texts(".next h2")[0].rpartition("[")[2].rstrip("]")) - 1
+
+
+def test_edges_in_single_heads_are_kept_for_the_nearest_rows_if_they_are_many(loaded, monkeypatch):
+    text = loaded.pieces(TEXT)
+    every = document.page_document(loaded, text, token=5, cut_budget=BUDGET).cuts["decoder"].head_edges
+    monkeypatch.setattr(document, "MOST_EFFECTS", 3 * every.kept[:, :, 0].size)
+    few = document.page_document(loaded, text, token=5, cut_budget=BUDGET)
+    found = few.cuts["decoder"].head_edges
+    assert found.rows == (4, 5, 6)
+    assert (found.kept == every.kept[:, :, 4:7]).all()
+    assert [(limit.code, limit.shown) for limit in few.limits] == [("cuts", 3)]
 
 
 def test_a_page_without_cuts_says_so(browser, loaded, tmp_path):
