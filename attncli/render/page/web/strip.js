@@ -9,6 +9,8 @@ import { state } from "./state.js";
 /** @typedef {import("./page.js").Page} Page */
 /** @typedef {import("./measure.js").Unit} Unit */
 
+/** What the tint of a token says; a token gets it as a title when the pointer is on it. @type {WeakMap<Element, string>} */
+const titles = new WeakMap();
 const MOST_SURPRISE = 10; // nats: the strongest tint
 
 /**
@@ -17,6 +19,10 @@ const MOST_SURPRISE = 10; // nats: the strongest tint
  */
 export function createStrip(page) {
   const holder = element("div", { class: "strip" });
+  holder.addEventListener("pointerover", ({ target }) => {
+    const token = /** @type {HTMLElement} */ (target);
+    if (titles.has(token)) token.title = titles.get(token) ?? "";
+  });
   const update = (/** @type {Set<string>} */ changed) => {
     if (["all", "words", "part", "language"].some((name) => changed.has(name))) build(page, holder);
     tint(page, holder);
@@ -74,9 +80,9 @@ function tint(page, holder) {
     button.classList.toggle("shown", isRow && shown?.start === start);
     const colored = page.attention.square || !isRow || state.tint === "surprise";
     const share = colored && shares ? shares.get(start) : undefined;
-    const strength = share === undefined ? "0" : Math.min(1, share.strength).toFixed(3);
+    const strength = share === undefined ? "0" : Math.min(1, share.strength).toFixed(2);
     if (button.style.getPropertyValue("--share") !== strength) button.style.setProperty("--share", strength);
-    if (button.title !== (share?.title ?? "")) button.title = share?.title ?? "";
+    titles.set(button, share?.title ?? "");
   }
 }
 
