@@ -247,7 +247,7 @@ function verdictOf(page, cut, found) {
   const now = found.after.length && found.after[0].label !== first.label ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
   const sentence = element("p", {}, text(`cut.${cut.kind}.done`, values));
   const words = element("p", { class: `result ${first.after < first.before ? "falls" : "rises"}` }, `P(${first.label}) ${percent(first.before)} → ${percent(first.after)}`);
-  const notes = element("p", { class: "note" }, text(found.error ? "cut.exact" : "cut.exact.live", { error: percentOf(found.error, 4) }));
+  const notes = element("p", { class: "note" }, [text("cut.exact"), cut.kind !== "head" && text("cut.exact.scores"), found.error && text("cut.rounded", { error: percentOf(found.error, 4) })].filter(Boolean).join(" "));
   return [sentence, words, ...(now ? [now] : []), comparisonOf(found), notes];
 }
 

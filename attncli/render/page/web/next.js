@@ -129,9 +129,9 @@ function barsOf(page, found) {
   const { predictions, vocabulary } = page.doc;
   const row = /** @type {number} */ (predictedRow(page));
   const shown = found.ids.slice(0, SHOWN);
-  const most = Math.max(found.probabilities[0], SHORTEST);
-  const lines = shown.map((id, at) => chance(vocabulary[id] ?? `#${id}`, found.probabilities[at], most, !found.kept[at], filters() ? found.drawn[at] : null, id === actualId(page, row)));
   const rest = found.probabilities.slice(SHOWN).reduce((sum, each) => sum + each, found.others);
+  const most = Math.max(found.probabilities[0], rest, SHORTEST);
+  const lines = shown.map((id, at) => chance(vocabulary[id] ?? `#${id}`, found.probabilities[at], most, !found.kept[at], filters() ? found.drawn[at] : null, id === actualId(page, row)));
   const drawn = found.drawn.slice(SHOWN).reduce((sum, each) => sum + each, found.others_drawn);
   const count = found.ids.length - shown.length + found.others_count;
   if (count && predictions) lines.push(chance(text("next.others", { count: number(count, 6) }), rest, most, drawn === 0, filters() ? drawn : null, false, true));
