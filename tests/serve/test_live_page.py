@@ -39,6 +39,19 @@ const area = document.querySelector(arguments[0]);
 area.value = arguments[1];
 area.dispatchEvent(new Event("input"));
 """
+# Holds the next request for a token back, and keeps its signal.
+HELD = """
+const send = window.fetch;
+window.fetch = (address, options) => {
+  if (!address.endsWith("/next")) return send(address, options);
+  window.held = options.signal;
+  return new Promise((_, reject) => options.signal.addEventListener("abort", () => reject(options.signal.reason)));
+};
+"""
+PICTURES = """
+const canvases = [...document.querySelectorAll(".thumb canvas")];
+return document.querySelector(".overview").ariaBusy === "false" ? canvases.map((canvas) => canvas.toDataURL()) : null;
+"""
 ELSEWHERE = "const done = arguments[1]; fetch(arguments[0]).then(() => done('loaded'), () => done('refused'));"
 
 
@@ -109,6 +122,39 @@ def test_tokens_are_drawn_as_generate_draws_them(page):
     assert page.run("return document.querySelector('#live-text').value") == TEXT + sample.text
     assert len(page.all(".drawn > li")) == 3
     assert page.driver.get_log("browser") == []
+
+
+def test_a_token_that_is_drawn_while_a_text_is_typed_is_dropped(page):
+    typed(page, TEXT)
+    page.run(HELD)
+    page.click("[data-action=write]")
+    assert page.texts("[data-action=write]") == ["Stop"]
+    typed(page, f"{TEXT} the")
+    assert page.run("return window.held.aborted")
+    assert page.run("return document.querySelector('#live-text').value") == f"{TEXT} the"
+    assert page.texts("[data-action=write]") == ["Write"]
+
+
+def test_an_empty_text_is_asked_for(page):
+    page.run(TYPED, "#live-text", " ")
+    assert page.driver.execute_async_script(TOLD) == "Type a text."
+    page.settle()
+    assert page.texts("#live [role=status]") == ["Type a text."]
+    typed(page, TEXT)
+    assert page.texts("#live [role=status]") == [""]
+
+
+def test_the_thumbnails_of_all_heads_belong_to_the_text_that_is_shown(page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    pictures = {}
+    page.click("[data-view=heads]")
+    for text in (TEXT, f"{TEXT} the river", TEXT):
+        typed(page, text)
+        drawn = WebDriverWait(page.driver, LONG).until(lambda driver: driver.execute_script(PICTURES))
+        assert pictures.setdefault(text, drawn) == drawn
+    one, other = pictures.values()
+    assert one != other
 
 
 @pytest.mark.parametrize("kind", ["row", "head"])

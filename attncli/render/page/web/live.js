@@ -16,6 +16,7 @@ import { tableBehind } from "./table.js";
 const MOST_WRITTEN = 200; // tokens of one press of "Write"
 const SHOWN_CHANCES = 5;
 const POLL = 3000; // milliseconds between two requests for a curve
+const [TRAIN, VALIDATION] = ["var(--head-4)", "var(--head-1)"]; // colors of the two curves
 
 /** Sends requests to the server of the page. A newer request of a kind cancels the older one. */
 export class Server {
@@ -33,12 +34,20 @@ export class Server {
    * @param {Record<string, unknown>} fields
    */
   async post(kind, fields) {
-    this.running.get(kind)?.abort();
+    this.cancel(kind);
     const controller = new AbortController();
     this.running.set(kind, controller);
     const body = JSON.stringify({ ...fields, client: this.client, number: this.number++ });
     const response = await fetch(`/api/${kind}`, { method: "POST", headers: { "Content-Type": "application/json" }, body, signal: controller.signal });
     return checked(response);
+  }
+
+  /**
+   * Cancels the request of a kind that is running.
+   * @param {string} kind
+   */
+  cancel(kind) {
+    this.running.get(kind)?.abort();
   }
 
   /**
@@ -100,15 +109,19 @@ export function createLive(holder, server, show) {
   const models = element("select", { name: "model" });
   const writing = createWriting(draw, status);
 
-  /** @param {Promise<unknown>} request */
+  /** Shows what a request says, or its error. @param {Promise<string | void>} request */
   const report = (request) =>
     request.then(
-      () => fill(status, ""),
+      (said) => fill(status, said || ""),
       (error) => error.name === "AbortError" || fill(status, String(error.message ?? error)),
     );
 
+  /** Shows the document of the text; returns what the user must do first, if there is something. */
   async function refresh() {
-    if (!state.text.trim()) return fill(status, text("live.empty"));
+    if (!state.text.trim()) {
+      server.cancel("page");
+      return text("live.empty");
+    }
     const start = performance.now();
     const payload = await server.page();
     show(payload);
@@ -118,12 +131,11 @@ export function createLive(holder, server, show) {
   /** Forgets the drawn tokens, because the text is now another one. */
   function edited() {
     writing.stop();
+    server.cancel("next");
     ids = [];
     typed = area.value;
     fill(drawn);
     change({ text: area.value, target: target.value });
-    state.text = area.value;
-    state.target = target.value;
     report(refresh());
   }
 
@@ -137,8 +149,6 @@ export function createLive(holder, server, show) {
       area.value = translates() ? typed : typed + found.written;
       if (translates()) target.value = found.written;
       change({ text: area.value, target: target.value });
-      state.text = area.value;
-      state.target = target.value;
     }
     drawn.prepend(drawnToken(found));
     await refresh();
@@ -150,7 +160,6 @@ export function createLive(holder, server, show) {
   target.addEventListener("input", edited);
   models.addEventListener("change", () => {
     change({ model: models.value });
-    state.model = models.value;
     target.value = "";
     targetLabel.hidden = !translates();
     edited();
@@ -181,7 +190,7 @@ export function createLive(holder, server, show) {
         typed = area.value;
         state.text = area.value;
       }
-      await refresh();
+      return refresh();
     }),
   );
 }
@@ -192,22 +201,23 @@ export function createLive(holder, server, show) {
  * @param {HTMLElement} status
  */
 function createWriting(draw, status) {
-  let running = false;
+  /** The run that is going on; a token that another run has asked for ends that run. @type {object | null} */
+  let running = null;
   const seed = element("input", { type: "number", min: 0, name: "seed", class: "narrow" });
   const run = async (/** @type {number} */ count) => {
     if (running) return stop();
-    running = true;
+    const own = (running = {});
     name();
     try {
-      for (let at = 0; at < count && running; at++) if (!(await draw())) break;
+      for (let at = 0; at < count && running === own; at++) if (!(await draw())) break;
     } catch (error) {
       if (/** @type {Error} */ (error).name !== "AbortError") fill(status, String(/** @type {Error} */ (error).message));
     }
-    running = false;
-    name();
+    if (running === own) stop();
   };
   const stop = () => {
-    running = false;
+    running = null;
+    name();
   };
   const one = element("button", { type: "button", "data-action": "draw", onclick: () => run(1) });
   const many = element("button", { type: "button", "data-action": "write", onclick: () => run(MOST_WRITTEN) });
@@ -258,11 +268,13 @@ function createCurves(server) {
     rows: (found?.validation.step ?? []).map((step, at) => [String(step), fixed(found?.validation.loss[at] ?? NaN, 4)]),
   }));
   const details = element("details", { class: "curves" }, summary, runs, picture, table.element);
+  let timer = 0;
   const draw = () => {
     fill(picture, found ? lossPicture(found) : element("p", { class: "note" }, text("curves.none")));
     table.update();
   };
   const poll = async () => {
+    clearTimeout(timer);
     if (!details.open || !runs.value) return;
     const name = runs.value;
     try {
@@ -271,13 +283,16 @@ function createCurves(server) {
     } catch {
       found = null;
     }
+    if (name !== runs.value) return;
     draw();
-    if (found?.status === "running") setTimeout(() => name === runs.value && poll(), POLL);
+    clearTimeout(timer);
+    if (found?.status === "running") timer = setTimeout(poll, POLL);
   };
   details.addEventListener("toggle", async () => {
     if (!details.open) return;
-    const listed = (await server.get("runs")).runs;
-    fill(runs, ...listed.map((/** @type {{name: string, status: string}} */ run) => element("option", { value: run.name }, `${run.name} · ${run.status}`)));
+    const { runs: listed } = await server.get("runs").catch(() => ({ runs: [] }));
+    const before = runs.value;
+    fill(runs, ...listed.map((/** @type {{name: string, status: string}} */ run) => element("option", { value: run.name, selected: run.name === before }, `${run.name} · ${run.status}`)));
     draw();
     await poll();
   });
@@ -317,17 +332,18 @@ function lossPicture({ train, validation }) {
   const y = (/** @type {number} */ loss) => 8 + ((high - loss) / (high - low || 1)) * (height - bottom - 8);
   const line = (/** @type {Curve} */ { step, loss }, /** @type {string} */ color) =>
     svg("polyline", { points: step.map((each, at) => `${x(each)},${y(loss[at])}`).join(" "), fill: "none", stroke: color, "stroke-width": 2 });
-  const label = (/** @type {number} */ across, /** @type {number} */ down, /** @type {string} */ words, /** @type {string} */ anchor) =>
-    svg("text", { x: across, y: down, fill: "var(--quiet)", "font-size": 12, "text-anchor": anchor }, words);
+  const label = (/** @type {number} */ across, /** @type {number} */ down, /** @type {string} */ words, /** @type {string} */ anchor, fill = "var(--quiet)") =>
+    svg("text", { x: across, y: down, fill, "font-size": 12, "text-anchor": anchor }, words);
   return svg(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": text("curves.table"), class: "wide" },
-    line(train, "var(--head-4)"),
-    line(validation, "var(--head-1)"),
+    line(train, TRAIN),
+    line(validation, VALIDATION),
     label(left - 6, y(high) + 4, number(high), "end"),
     label(left - 6, y(low) + 4, number(low), "end"),
-    label(left, height - 6, String(first), "start"),
-    label(width - 8, height - 6, String(last), "end"),
-    label(width - 8, 16, `${text("curves.train")} – ${text("curves.validation")}`, "end"),
+    label(left, height - 6, number(first, 9), "start"),
+    label(width - 8, height - 6, number(last, 9), "end"),
+    label(width - 8, 16, text("curves.train"), "end", TRAIN),
+    label(width - 8, 32, text("curves.validation"), "end", VALIDATION),
   );
 }

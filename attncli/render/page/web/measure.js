@@ -19,7 +19,7 @@ const known = new WeakMap();
  * @param {() => T} compute
  * @returns {T}
  */
-function remembered(attention, name, compute) {
+export function remembered(attention, name, compute) {
   let values = known.get(attention);
   if (!values) known.set(attention, (values = new Map()));
   if (!values.has(name)) values.set(name, compute());

@@ -2,7 +2,7 @@
 // Small pictures of heads, painted straight from the stored numbers: a pixel has the largest number of its cells.
 
 import { painted, hiddenColumns, openColumns } from "./heat.js";
-import { columnUnits, rowUnits } from "./measure.js";
+import { columnUnits, remembered, rowUnits } from "./measure.js";
 import { state } from "./state.js";
 
 /** @typedef {import("./page.js").Page} Page */
@@ -11,17 +11,11 @@ import { state } from "./state.js";
 /** @typedef {import("./kinds.js").Head} Head */
 /** @typedef {{array: NdArray, pooled: number, hidden: boolean[], runs: (layer: number) => [number, number][]}} Source */
 
-/** Makes thumbnails, each of them once. */
+/** Makes thumbnails, each of them once for a document. */
 export class Thumbnails {
   /** @param {Page} page */
   constructor(page) {
     this.page = page;
-    /** @type {Map<string, HTMLCanvasElement>} */
-    this.made = new Map();
-    /** @type {Map<string, number>} */
-    this.largest = new Map();
-    /** @type {WeakMap<Attention, Map<string, [number, number][]>>} */
-    this.open = new WeakMap();
   }
 
   /** The measure of the thumbnails: thumbnails of long texts show weights, and rollout has no heads. */
@@ -37,10 +31,8 @@ export class Thumbnails {
    */
   of(head, most) {
     const source = this.source();
-    const key = `${this.page.attention.part} ${this.measure} ${state.idle} ${state.common} ${most} ${head.layer}.${head.head}`;
-    let canvas = this.made.get(key);
-    if (!canvas) this.made.set(key, (canvas = paint(source, head, this.scale(source, head), most)));
-    return canvas;
+    const name = `thumbnail ${this.measure} ${state.idle} ${state.common} ${most} ${head.layer}.${head.head}`;
+    return remembered(this.page.attention, name, () => paint(source, head, this.scale(source, head), most));
   }
 
   /** The stored numbers of the thumbnails, and which of them are shown. @returns {Source} */
@@ -65,16 +57,10 @@ export class Thumbnails {
    * @param {number} layer
    */
   runs(attention, layer) {
-    const known = this.open.get(attention) ?? new Map();
-    this.open.set(attention, known);
-    const key = String(attention.windows[layer]);
-    let runs = known.get(key);
-    if (!runs) {
+    return remembered(attention, `open ${attention.windows[layer]}`, () => {
       const columns = columnUnits(attention, false).slice(0, attention.raw.shape[3]);
-      runs = rowUnits(attention, false).map((row) => openColumns(attention, layer, row, columns));
-      known.set(key, runs);
-    }
-    return runs;
+      return rowUnits(attention, false).map((row) => openColumns(attention, layer, row, columns));
+    });
   }
 
   /**
@@ -84,14 +70,9 @@ export class Thumbnails {
    */
   scale(source, head) {
     if (!state.common) return largestOf(source, head);
-    const { layers, heads, part } = this.page.attention;
-    const key = `${part} ${this.measure} ${state.idle}`;
-    let most = this.largest.get(key);
-    if (most === undefined) {
-      most = Math.max(...[...Array(layers * heads).keys()].map((at) => largestOf(source, { layer: Math.floor(at / heads), head: at % heads })));
-      this.largest.set(key, most);
-    }
-    return most;
+    const { layers, heads } = this.page.attention;
+    const every = () => [...Array(layers * heads).keys()].map((at) => largestOf(source, { layer: Math.floor(at / heads), head: at % heads }));
+    return remembered(this.page.attention, `largest ${this.measure} ${state.idle}`, () => Math.max(...every()));
   }
 }
 
