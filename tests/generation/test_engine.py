@@ -29,7 +29,7 @@ from tests.support.texts import story
 
 GREEDY = SampleConfig(temperature=0, max_new_tokens=40)
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
-MODEL = tiny_model(vocab_size=300, context=32)
+MODEL = tiny_model(vocab_size=300, context=32, layers=2)
 
 
 KINDS = ("torch", "native")
@@ -103,7 +103,7 @@ def test_greedy_is_argmax_also_past_the_context(kind, length):
 @given(seed=st.integers(0, 2**40), temperature=st.floats(0.3, 2), top_k=st.sampled_from([0, 5]))
 def test_a_sample_is_the_same_alone_and_first_in_a_batch(kind, seed, temperature, top_k):
     backend = backend_of(kind)
-    config = SampleConfig(seed=seed, temperature=temperature, top_k=top_k, max_new_tokens=20)
+    config = SampleConfig(seed=seed, temperature=temperature, top_k=top_k, max_new_tokens=12)
     (alone,), (end,), _ = run([5, 6, 7], config, backend)
     texts, ends, _ = run([5, 6, 7], replace(config, num_samples=4), backend)
     assert texts[0] == alone
@@ -206,13 +206,13 @@ def test_other_tokens_can_end_a_text():
 RAGGED = [[5, 6, 7], list(range(40, 71)), [9], [5, 6, 7], list(range(200, 232)), [8, 8, 8, 8]]
 SETTINGS = {
     "greedy": GREEDY,
-    "sampled": SampleConfig(temperature=1.3, top_p=0.9, seed=7, max_new_tokens=35, num_samples=2),
+    "sampled": SampleConfig(temperature=1.3, top_p=0.9, seed=7, max_new_tokens=24, num_samples=2),
     "penalized": SampleConfig(
         temperature=0.6, repetition_penalty=1.2, presence_penalty=0.4, logit_bias=((9, -math.inf), (7, 2.0)),
-        seed=3, max_new_tokens=35,
+        seed=3, max_new_tokens=24,
     ),
     "stopped": SampleConfig(  # with this stop string, the texts end at different positions
-        temperature=1.2, min_p=0.02, seed=5, max_new_tokens=35, num_samples=2, stop=("a", "th", "\n")
+        temperature=1.2, min_p=0.02, seed=5, max_new_tokens=24, num_samples=2, stop=("a", "th", "\n")
     ),
 }  # fmt: skip
 
