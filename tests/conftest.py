@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import functools
 import gc
+import itertools
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -63,6 +65,25 @@ def _begin_compiling(config):
     threading.Thread(target=finish, daemon=True).start()
 
 
+_SLOW_TO_START = ("transformers", "tests.support.encoder", "tests.support.forking", "tests.support.browser")
+
+
+@functools.cache
+def _rank(file):
+    """Returns the place in `_SLOW_TO_START` of the first library or helper that a file of tests imports."""
+    text = file.read_text(encoding="utf-8")
+    imports = (re.search(rf"^ *(from|import) .*{re.escape(name)}", text, re.MULTILINE) for name in _SLOW_TO_START)
+    return next((at for at, found in enumerate(imports) if found), len(_SLOW_TO_START))
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests that need a library or a helper that takes seconds to start side by side, before all others.
+
+    pytest-xdist gives each worker consecutive tests first, so most often one worker alone starts it.
+    """
+    items.sort(key=lambda item: _rank(item.path))
+
+
 def pytest_collection_finish():
     gc.freeze()  # a full collection then skips what was imported and collected: a million objects that no test frees
 
@@ -95,11 +116,18 @@ def in_c():
         pytest.skip("there is no C compiler")
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory):
+    """Returns the paths of the caches of the tests. A cache in `tmp_path` would make that folder for every test."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_places(tmp_path, monkeypatch, compiled):
+def _own_places(_caches, monkeypatch, compiled):
     """Gives each test its own cache, except for the compiled network, and neither a default nor a shipped model."""
     monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", ())
-    cache = tmp_path.with_name(f"{tmp_path.name}.cache")
+    cache = next(_caches)
     cache.mkdir()
     (cache / "native").mkdir(mode=0o700)
     for library in compiled.glob("*.so"):

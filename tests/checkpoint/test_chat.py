@@ -6,7 +6,6 @@ import json
 import pytest
 import tokenizers
 import torch
-import transformers
 
 from attncli.checkpoint import chat
 from attncli.checkpoint.chat import read_chat_template
@@ -17,6 +16,7 @@ from attncli.text import template
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.commands import ask
+from tests.support.lazily import transformers
 from tests.support.models import tiny_model
 from tests.support.texts import story
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-import transformers
 
 import attncli
 from attncli.cli.main import run
 from attncli.errors import BadInput, UsageProblem
 from tests.support.encoders import write_bert
+from tests.support.lazily import transformers
 
 TEXT, PAIR = "The [MASK] barked at the [MASK].", "The cat ran."
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import tokenizers
 import torch
-import transformers
 
 from attncli.checkpoint import catalog
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
@@ -28,6 +27,7 @@ from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from attncli.text.tokens import tokens_of
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask
+from tests.support.lazily import transformers
 from tests.support.models import tiny_model
 from tests.support.screens import harmless, shown, widest
 from tests.support.texts import HOSTILE, story

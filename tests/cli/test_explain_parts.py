@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-import transformers
 
 import attncli
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.errors import UsageProblem
 from tests.support.encoders import write_bert
+from tests.support.lazily import transformers
 from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.translations import TOKENIZER
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from attncli.evaluation.link_matrices import HeadSelection, best_words, drops_of
 from attncli.evaluation.pair_words import Sentence, WordsOfPair, sentence_of, tokens_of_pair, words_of_pair
 from attncli.text.tokenizer_training import byte_tokenizer
 from attncli.text.words import split_words
+from tests.support.lazily import transformers
 from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.translation import artificial_pairs, artificial_tokenizer, trained_model
 

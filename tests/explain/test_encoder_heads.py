@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-import transformers
 from rich.cells import cell_len
 
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
@@ -21,6 +20,7 @@ from attncli.explain.encoder_heads import (
 from attncli.explain.heads import HEAD_KINDS, mean_weight
 from attncli.render.heads import part_heads_document, part_heads_screen
 from tests.support.commands import ask
+from tests.support.lazily import transformers
 from tests.support.models import ENCODER_DECODERS, ENCODERS, Recorder, tiny_model
 from tests.support.screens import harmless, shown, widest
 from tests.support.texts import HOSTILE

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.every_weight import every_weight
@@ -22,6 +21,7 @@ from attncli.explain.rollout import rollout
 from attncli.explain.steps import steps
 from attncli.explain.words import word_spans
 from tests.support.explanations import contributions, in_stretches
+from tests.support.lazily import transformers
 from tests.support.models import ENCODER_DECODERS, Recorder, tiny_model
 from tests.support.translations import POST_NORM, TOKENIZER, translation
 

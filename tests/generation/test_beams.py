@@ -6,7 +6,6 @@ from math import isfinite, pow
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer_training import train_pair_tokenizer, train_tokenizer
 from tests.support.encoder_decoders import THEIRS, save_theirs, their_model
+from tests.support.lazily import transformers
 from tests.support.models import FAMILIES, tiny_config, tiny_model
 from tests.support.texts import story
 

@@ -6,16 +6,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    SequenceBiasLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
 
 from attncli.config import SampleConfig
 from attncli.config.option import options_of
@@ -41,6 +31,7 @@ from attncli.generation.sampling import (
     steps,
     uniforms,
 )
+from tests.support.lazily import transformers
 from tests.support.sampling import ALL, EACH, INF, logits_of, random_logits
 
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
@@ -493,21 +484,21 @@ def test_a_row_gives_the_same_alone_and_in_a_batch_bit_for_bit(size, threads):
 
 def theirs(config, ids, logits):
     """Returns the processors of transformers for these settings, in the order in which its `generate` runs them."""
-    steps = LogitsProcessorList()
+    steps = transformers.LogitsProcessorList()
     if config.logit_bias:
-        steps.append(SequenceBiasLogitsProcessor([[[id_], bias] for id_, bias in config.logit_bias]))
+        steps.append(transformers.SequenceBiasLogitsProcessor([[[id_], bias] for id_, bias in config.logit_bias]))
     if config.repetition_penalty != 1:
-        steps.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+        steps.append(transformers.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
     if config.temperature != 1:
-        steps.append(TemperatureLogitsWarper(config.temperature))
+        steps.append(transformers.TemperatureLogitsWarper(config.temperature))
     if config.top_k:
-        steps.append(TopKLogitsWarper(config.top_k))
+        steps.append(transformers.TopKLogitsWarper(config.top_k))
     if config.top_p < 1:
-        steps.append(TopPLogitsWarper(config.top_p))
+        steps.append(transformers.TopPLogitsWarper(config.top_p))
     if config.min_p:
-        steps.append(MinPLogitsWarper(config.min_p))
+        steps.append(transformers.MinPLogitsWarper(config.min_p))
     if config.typical < 1:
-        steps.append(TypicalLogitsWarper(config.typical))
+        steps.append(transformers.TypicalLogitsWarper(config.typical))
     return steps(ids, logits)
 
 

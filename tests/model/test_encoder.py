@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint.families.registry import config_from_json
@@ -14,6 +13,7 @@ from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.count import count_parameters
 from attncli.text.tokenizer_training import train_tokenizer
+from tests.support.lazily import transformers
 from tests.support.models import ENCODERS, Recorder, ids_of, tiny_config, tiny_model
 from tests.support.texts import story
 

@@ -6,13 +6,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
-from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
-from transformers.models.t5.modeling_t5 import T5Attention
 
 from attncli.checkpoint.families.registry import FAMILIES, config_from_json, family_of
 from attncli.checkpoint.load import load_model
@@ -24,6 +20,7 @@ from attncli.model.positions import distance_buckets, sinusoid_table
 from attncli.model.stack import Source
 from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.encoder_decoders import THEIRS, save_theirs, their_model
+from tests.support.lazily import transformers
 from tests.support.models import ENCODER_DECODERS, Recorder, ids_of, tiny_config, tiny_model
 from tests.support.texts import story
 
@@ -133,6 +130,8 @@ def test_a_tied_head_alone_is_read_as_the_embedding(tokenizer, tmp_path):
 def test_distances_have_the_buckets_of_transformers(causal, buckets, distance):
     config = tiny_config(**ENCODER_DECODERS["t5"] | {"relative_buckets": buckets, "relative_distance": distance})
     distances = torch.arange(-1200, 1201)
+    from transformers.models.t5.modeling_t5 import T5Attention
+
     theirs = T5Attention._relative_position_bucket(distances, not causal, buckets, distance)
     assert torch.equal(distance_buckets(distances, config, causal=causal), theirs)
 
@@ -142,8 +141,12 @@ def test_sinusoids_equal_those_of_transformers_at_every_position(name):
     config = tiny_config(**ENCODER_DECODERS[name] | {"context": 900})
     ours = sinusoid_table(config, 900, CPU)
     if name == "marian":
+        from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
         theirs = MarianSinusoidalPositionalEmbedding(900, 32).create_weight()
     else:
+        from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
+
         theirs = M2M100SinusoidalPositionalEmbedding(900, 32, 1).get_embedding(902, 32, 1)[2:]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 

@@ -1,7 +1,8 @@
 """Random encoder-decoders of transformers, of every family and switch."""
 
 import torch
-import transformers
+
+from tests.support.lazily import transformers
 
 M2M100 = {
     "vocab_size": 300, "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,

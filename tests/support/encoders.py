@@ -1,8 +1,8 @@
 """A random BERT of transformers, with a WordPiece tokenizer."""
 
 import torch
-import transformers
 
+from tests.support.lazily import transformers
 from tests.support.tokenizers import wordpiece
 
 

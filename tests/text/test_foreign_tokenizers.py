@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
 
 from attncli.text.tokenizer import MASK, Tokenizer
+from tests.support.lazily import transformers
 from tests.support.tokenizers import roberta, unigram, wordpiece
 
 AROUND = {"wordpiece": ((2,), (3,), 0), "unigram": ((), (1,), 0), "roberta": ((0,), (2,), 1)}
@@ -16,7 +16,7 @@ TEXTS = ["The dog barked.", "Café 東京 runs", "  two  spaces ", "don't", "</s
 
 @pytest.mark.parametrize("kind", THEIRS)
 def test_ids_and_the_tokens_around_a_text_are_those_of_transformers(kind):
-    ours, theirs = OURS[kind], PreTrainedTokenizerFast(tokenizer_object=THEIRS[kind])
+    ours, theirs = OURS[kind], transformers.PreTrainedTokenizerFast(tokenizer_object=THEIRS[kind])
     opening, closing, pad = AROUND[kind]
     assert (ours.opening, ours.closing, ours.pad, ours.end_of_text) == (opening, closing, pad, closing[0])
     for text in TEXTS:

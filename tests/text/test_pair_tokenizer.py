@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from transformers import PreTrainedTokenizerFast
 
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.text.tokenizer import Piece, Tokenizer, byte_characters
 from attncli.text.tokenizer_training import PAIR_TOKENS, train_pair_tokenizer, train_tokenizer
+from tests.support.lazily import transformers
 
 TEXTS = ["A dog runs.", "Ein Hund rennt.", "The dog sleeps.", "Der Hund schläft."] * 4
 KINDS = ("bpe", "char", "byte")
@@ -46,7 +46,7 @@ def test_the_ids_after_the_special_tokens_are_the_bytes():
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_adds_and_removes_the_end_of_a_text(tmp_path, kind):
     (tmp_path / "tokenizer.json").write_text(TOKENIZERS[kind].to_json(), encoding="utf-8")
-    theirs = PreTrainedTokenizerFast(
+    theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
     texts = ["A dog sleeps , 'tis so .", "Zoë 狗", ""]

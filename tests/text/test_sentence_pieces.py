@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.hub import _tokenizer_files
 from attncli.checkpoint.load import load_model
 from attncli.errors import BadCheckpoint, BadInput
 from tests.support.commands import ask
+from tests.support.lazily import transformers
 from tests.support.sentence_pieces import SIDES, train_pieces, write_pieces
 
 TEXTS = [
@@ -36,7 +36,7 @@ TEXTS = [
 def read_by_them(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends sacremoses, and does not use it
-        return MarianTokenizer.from_pretrained(path)
+        return transformers.MarianTokenizer.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +101,12 @@ def test_the_hub_needs_the_files_of_the_tokenizer_that_a_repository_has():
 def model(folder, both, tmp_path):
     """Returns a random Marian of transformers, whose directory has the files of the tokenizer."""
     size = both[0].vocab_size
-    config = MarianConfig(
+    config = transformers.MarianConfig(
         vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
         decoder_attention_heads=2, decoder_ffn_dim=16, max_position_embeddings=32, pad_token_id=size - 1,
         decoder_start_token_id=size - 1, eos_token_id=0, forced_eos_token_id=0,
     )  # fmt: skip
-    theirs = MarianMTModel(config).eval()
+    theirs = transformers.MarianMTModel(config).eval()
     theirs.final_logits_bias.normal_()
     theirs.save_pretrained(tmp_path)
     for name in ("source.spm", "target.spm", "vocab.json"):
