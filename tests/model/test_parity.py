@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint.families import registry
@@ -23,6 +22,7 @@ from attncli.model.backend import TorchBackend
 from attncli.model.native import NativeBackend, available
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
+from tests.support.lazily import transformers
 from tests.support.models import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
 from tests.support.texts import story
 
@@ -65,7 +65,7 @@ def tokenizer():
     return train_tokenizer([story(300)], "bpe", 300)
 
 
-NEW = 32  # generated tokens, which is more than a window; `compare` reads 100 positions
+NEW = 16  # generated tokens, which is more than a window; `compare` reads 100 positions
 
 
 def their_config(name):
