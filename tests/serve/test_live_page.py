@@ -224,3 +224,14 @@ def test_a_link_from_another_site_with_the_token_leads_to_the_page(_browser, fol
         shown(_browser)
         assert _browser.texts("#model h1") == ["m"]
         _browser.driver.get("about:blank")
+
+
+def test_cuts_are_measured_when_the_text_rests(page):
+    """Then the heads are ranked by what each is worth, as on the page of a file."""
+    ranked = "[...document.querySelectorAll('.ranked-head')]"
+    page.driver.execute_async_script(
+        f"const done = arguments[0], poll = () => {ranked}.length ? done() : requestAnimationFrame(poll); poll();"
+    )
+    heads = page.run(f"return {ranked}.map((head) => head.dataset.head)")
+    assert len(set(heads)) == len(heads) > 0
+    assert page.messages() == []

@@ -21,6 +21,7 @@ from attncli.serve.models import ServedModel
 from attncli.serve.service import Service
 from attncli.views import ViewOptions, text_of
 
+_CUT_BUDGET = 1e10  # multiply-adds for the cuts of one text: half a second on two cores
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', re.IGNORECASE)
 
 
@@ -48,6 +49,7 @@ class PageFields(TextFields):
     row: int | None = None  # the row in focus
     part: AttentionPart | None = option(None, "", limit=one_of(PARTS))  # the attention that is shown first
     temperature: float = option(1.0, "", limit=FINITE_FROM_0)  # that the page begins with
+    cuts: bool = False  # whether to measure cuts as well
 
     def __post_init__(self) -> None:
         check(self)
@@ -83,7 +85,8 @@ def _data(served: ServedModel, given: PageFields) -> bytes:
     first = int(loaded.translates and given.part != "encoder")  # the rows of a decoder with an encoder count from 1
     token = None if given.row is None else str(given.row + first)
     read = text_of(loaded, given.text, options)
-    return payload([document_of(loaded, read, token, options, served.kinds)])
+    budget = _CUT_BUDGET if given.cuts else 0
+    return payload([document_of(loaded, read, token, options, served.kinds, cut_budget=budget)])
 
 
 def policy_of(page: str) -> str:

@@ -15,6 +15,7 @@ import { tableBehind } from "./table.js";
 
 const MOST_WRITTEN = 200; // tokens of one press of "Write"
 const SHOWN_CHANCES = 5;
+const PAUSE = 700; // milliseconds without a new text, after which its cuts are measured
 const POLL = 3000; // milliseconds between two requests for a curve
 const [TRAIN, VALIDATION] = ["var(--head-4)", "var(--head-1)"]; // colors of the two curves
 
@@ -59,11 +60,12 @@ export class Server {
   }
 
   /**
-   * Returns the document of a text.
+   * Returns the document of the text.
+   * @param {boolean} cuts whether cuts are measured as well, which takes longer
    * @returns {Promise<Payload>}
    */
-  async page() {
-    return decode(await (await this.post("page", asked())).arrayBuffer());
+  async page(cuts) {
+    return decode(await (await this.post("page", { ...asked(), cuts })).arrayBuffer());
   }
 
   /**
@@ -101,6 +103,7 @@ export function createLive(holder, server, show) {
   const status = element("p", { class: "note", role: "status" });
   /** @type {number[]} the tokens that were drawn since the text was typed */
   let ids = [];
+  let later = 0;
   let typed = state.text;
   const area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
   area.value = state.text;
@@ -118,14 +121,15 @@ export function createLive(holder, server, show) {
 
   /** Shows the document of the text; returns what the user must do first, if there is something. */
   async function refresh() {
+    clearTimeout(later); // a request for cuts would cancel this one
     if (!state.text.trim()) {
       server.cancel("page");
       return text("live.empty");
     }
     const start = performance.now();
-    const payload = await server.page();
-    show(payload);
+    show(await server.page(false));
     document.body.dataset.milliseconds = String(Math.round(performance.now() - start));
+    later = setTimeout(() => report(server.page(true).then(show)), PAUSE);
   }
 
   /** Forgets the drawn tokens, because the text is now another one. */
