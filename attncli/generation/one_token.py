@@ -108,15 +108,21 @@ class OneByOne:
         )
 
     def _logits(self, ids: Sequence[int], source: Sequence[int] | None) -> Tensor:
-        """Returns the logits (1, V) after the ids. Reads the ids from the first one that is not in the cache."""
+        """Returns the logits (1, V) after the ids. Reads the ids from the first one that is not in the cache.
+
+        An exception in a forward pass, such as one that a hook of the network raises, may leave half of the tokens in
+        the cache. So what is overwritten is forgotten before, and what was read is noted afterwards.
+        """
         if source is not None and list(source) != self._source:
             self._between()
-            self._read, self._source = [], list(source)
+            self._read, self._source = [], None
             self._backend.read_sources(self._cache, {0: source})
+            self._source = list(source)
         same = next((at for at, pair in enumerate(zip(self._read, ids, strict=False)) if pair[0] != pair[1]), None)
         start = min(len(self._read), len(ids) - 1) if same is None else same
         for at in range(start, len(ids), _CHUNK):
             self._between()
+            self._read = list(ids[:at])
             logits = self._backend.read(self._cache, [Segment(0, at, ids[at : at + _CHUNK])])
             self._read = list(ids[: at + _CHUNK])
         return logits

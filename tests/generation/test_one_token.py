@@ -17,7 +17,7 @@ from attncli.generation.samples import samples_of
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.checkpoints import load as load_from
-from tests.support.checkpoints import write_random_model
+from tests.support.checkpoints import write_random_model, write_random_translator
 
 CONTEXT = 24
 
@@ -133,3 +133,43 @@ def test_a_long_text_can_be_stopped_between_chunks(tmp_path):
     after = drawer.draw(prompt, [], SampleConfig())  # goes on after the first chunk
     assert len(calls) == 4
     assert after == OneByOne(loaded, backend_for(loaded.model)).draw(prompt, [], SampleConfig())
+
+
+class Stopped(BaseException):
+    """Raised by a hook in the middle of a forward pass."""
+
+
+def stop_once(block):
+    """Makes the next call of a block end its forward pass."""
+
+    def stop(*_):
+        hook.remove()
+        raise Stopped
+
+    hook = block.register_forward_pre_hook(stop)
+
+
+def test_a_stopped_forward_pass_leaves_no_half_read_text(loaded):
+    """The first layers have already stored the keys of another text when the pass is stopped."""
+    config, text, other = SampleConfig(seed=1), loaded.prompt("abcdef"), loaded.prompt("abxyz")
+    drawer = OneByOne(loaded, TorchBackend(loaded.model))
+    drawer.draw(text, [], config)
+    stop_once(loaded.model.blocks[-1])
+    with pytest.raises(Stopped):
+        drawer.draw(other, [], config)
+    longer = [*text, *other]
+    kept, fresh = (each.draw(longer, [], config) for each in (drawer, OneByOne(loaded, TorchBackend(loaded.model))))
+    expected = [chance.model for chance in fresh.chances]
+    assert [chance.model for chance in kept.chances] == pytest.approx(expected, rel=1e-4)  # read in other parts
+
+
+def test_a_stopped_encoder_leaves_no_half_read_source(tmp_path):
+    write_random_translator(tmp_path / "m", byte_tokenizer())
+    loaded, config = load_from(tmp_path / "m"), SampleConfig(temperature=0.0)
+    drawer, source, other = OneByOne(loaded, TorchBackend(loaded.model)), [40, 41, 42], [50, 51]
+    drawer.draw([2], [], config, source)
+    stop_once(loaded.model.encoder.blocks[0])
+    with pytest.raises(Stopped):
+        drawer.draw([2], [], config, other)
+    fresh = OneByOne(loaded, TorchBackend(loaded.model))
+    assert drawer.draw([2], [], config, other) == fresh.draw([2], [], config, other)
