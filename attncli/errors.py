@@ -6,12 +6,22 @@ are raised or how they are printed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Self
 
 Naming = Callable[[str], str]  # spells the name of a field for a reader: top_k -> --top-k
 
+# The messages of out-of-memory errors that PyTorch and Python raise as RuntimeError.
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 COPY_AGAIN = "Copy it again from its source."  # the hint for a damaged file
+
+
+def lacks_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory has run out."""
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, RuntimeError) and _NO_MEMORY.search(str(problem)) is not None
+    )
 
 
 def hint_in(naming: Naming, command: str, call: str) -> str:

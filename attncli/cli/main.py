@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -38,15 +37,13 @@ from attncli.cli.process import bound_screen
 from attncli.cli.serve import serve
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
-from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom
+from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom, lacks_memory
 from attncli.paths import refuse_lost_folder
 from attncli.render.status import status
 
 _DONE = 0
 _WITHOUT_TORCH = ("tokenize", "plot", "info", "models")
 _NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM)
-# The messages of out-of-memory errors that PyTorch and Python raise as RuntimeError.
-_NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
 _FIRST_PAGE = """Train a transformer language model on your own text, generate from it, and see how its attention works.
 
@@ -149,7 +146,7 @@ def _explained(problem: Exception) -> AttnError | None:
         return usage_problem(problem)
     if isinstance(problem, OSError):
         return _system_error(problem)
-    if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and _NO_MEMORY.search(str(problem))):
+    if lacks_memory(problem):
         return OutOfRoom(
             "There is not enough memory for this.",
             "Train with a smaller --batch-size, --context or --size; generate with fewer --num-samples.",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
-from attncli.errors import AttnError, BadCheckpoint, BadInput, OutOfRoom, UsageProblem
+from attncli.errors import AttnError, BadCheckpoint, BadInput, OutOfRoom, UsageProblem, lacks_memory
 
 _STANDARD = {
     404: ("There is nothing at this address.", "GET / is the page."),
@@ -59,9 +59,7 @@ def refusal_of(problem: Exception) -> Refusal | None:
         return Refusal(
             422, "The files of this model cannot be read.", "On the machine that serves it, attncli info says why."
         )
-    if isinstance(problem, OutOfRoom | MemoryError) or (
-        isinstance(problem, RuntimeError) and "memory" in str(problem).lower()
-    ):
+    if isinstance(problem, OutOfRoom) or lacks_memory(problem):
         return Refusal(503, "The server is out of memory for this request.", "Give a shorter text.", retry=5)
     if isinstance(problem, UsageProblem | BadInput):
         return Refusal(400, problem.message, problem.hint)

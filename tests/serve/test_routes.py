@@ -202,7 +202,13 @@ def test_a_bug_is_answered_and_told_on_standard_error_and_the_server_goes_on(her
 
 
 @pytest.mark.parametrize(
-    ("problem", "status"), [(MemoryError, 503), (RuntimeError("out of memory"), 503), (OSError, 422)]
+    ("problem", "status"),
+    [
+        (MemoryError, 503),
+        (RuntimeError("CUDA out of memory"), 503),
+        (RuntimeError("illegal memory access"), 500),
+        (OSError, 422),
+    ],
 )
 def test_a_machine_without_room_is_told(problem, status, here, monkeypatch):
     def fail(*_):
