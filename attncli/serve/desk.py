@@ -60,9 +60,9 @@ class Desk:
         """
         job = Job(work)
         self._supersede(kind, order, job)
-        self._thread.submit(job)
         left = asyncio.ensure_future(_left(request))
         try:
+            self._thread.submit(job)
             await asyncio.wait((job.answer, left), timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if not job.answer.done():
                 job.cancel(_unwanted() if left.done() else self._too_slow())
@@ -71,7 +71,7 @@ class Desk:
             left.cancel()
             job.cancel(_unwanted())  # does nothing if the job has an answer
             if order is not None and self._last.get((order.client, kind)) == (order.number, job):
-                self._last[order.client, kind] = order.number, None  # frees the answer
+                self._last[order.client, kind] = order.number, None  # frees the work and the answer
 
     def prepare(self, work: Callable[[], object]) -> None:
         """Runs `work` in the model thread before later requests. Nobody waits for it, or learns of its error."""

@@ -1,7 +1,7 @@
 """The models of a server: the one it was started with, and those of `attncli models`, loaded when a request names them.
 
 At most KEPT models are in memory; the one that was not asked for longest is dropped. A model is loaded again when its
-directory was replaced, as a training run does with every save. All methods but `known` are called in the model thread.
+directory was replaced, as a training run does with every save. `get` is called in the model thread.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from attncli.serve.worker import ModelThread
 
 T = TypeVar("T")
 KEPT = 3  # models
+CHARACTERS_PER_TOKEN = 32  # of the context: the most that a text may have; English has 4 to 5 for each token
+State = tuple[int, int] | None
 
 
 class ServedModel:
     """A loaded model, and what draws its tokens."""
 
-    def __init__(self, loaded: LoadedModel, check: Callable[[], None]) -> None:
-        self.loaded, self._check = loaded, check
-        self.state = _state(loaded.path)
+    def __init__(self, loaded: LoadedModel, state: State, check: Callable[[], None]) -> None:
+        """`state` is the state of the model's directory before it was read."""
+        self.loaded, self.state, self._check = loaded, state, check
         self._drawer: OneByOne | None = None
         self._kinds: Mapping[AttentionPart, HeadScores] | None = None
         self._remembered: tuple[Hashable, Any] = (None, None)
@@ -53,8 +55,20 @@ class ServedModel:
         return self._kinds
 
     def refuse_long(self, text: str, pair: str | None = None, target: str | None = None) -> None:
-        """Raises Refusal with status 422 for a text that is longer than the context. Other errors are found later."""
-        context, longest = self.loaded.model.config.context, len(self.loaded.pieces(text))
+        """Raises Refusal with status 422 for a text that is longer than the context. Other errors are found later.
+
+        A text with far more characters than the context has tokens is refused before it is tokenized, which takes a
+        minute for a million characters and cannot be cancelled.
+        """
+        context = self.loaded.model.config.context
+        characters = max(map(len, (text, pair or "", target or "")))
+        if characters > CHARACTERS_PER_TOKEN * context:
+            raise Refusal(
+                422,
+                f"The text has {characters:,} characters, and the model reads at most {context:,} tokens.",
+                "Give a shorter text.",
+            )
+        longest = len(self.loaded.pieces(text))
         if pair is not None and self.loaded.model.config.segments > 1:
             longest = len(self.loaded.pieces(text, pair))
         if target is not None and self.loaded.translates:
@@ -83,7 +97,7 @@ class Models:
         self.first = first.name
         self._places = {first.name: first.path}  # the first model may be in none of the folders of `attncli models`
         self._held: OrderedDict[str, ServedModel] = OrderedDict()
-        self._hold(first)
+        self._hold(first, first.name, _state(first.path))
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -103,15 +117,16 @@ class Models:
         self._held.pop(name, None)
         while len(self._held) >= KEPT:
             self._held.popitem(last=False)
-        return self._hold(load_model(path, self._device, torch.float32), name)
+        state = _state(path)  # before: a model that is replaced while it is read is read again
+        return self._hold(load_model(path, self._device, torch.float32), name, state)
 
-    def _hold(self, loaded: LoadedModel, name: str | None = None) -> ServedModel:
+    def _hold(self, loaded: LoadedModel, name: str, state: State) -> ServedModel:
         self._thread.watch(loaded.model)
-        held = self._held[name or loaded.name] = ServedModel(loaded, self._thread.check)
+        held = self._held[name] = ServedModel(loaded, state, self._thread.check)
         return held
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> State:
     """Returns a value that changes when a model's directory is replaced; None while there is none."""
     try:
         status = path.stat()

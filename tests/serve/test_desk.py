@@ -200,7 +200,8 @@ def test_at_the_end_all_jobs_are_refused_and_the_thread_ends(thread):
         await asyncio.sleep(0)
         thread.end()
         assert [await status_of(running), await status_of(waiting)] == [503, 503]
-        assert await status_of(desk.run(Asking(), "page", None, lambda: ran.append(2))) == 503
+        assert await status_of(desk.run(Asking(), "page", Order("a", 1), lambda: ran.append(2))) == 503
+        assert desk._last == {("a", "page"): (1, None)}  # no work is kept
         gate.opened.set()
         await asyncio.to_thread(thread._thread.join, 60)
         assert ran == []

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from attncli.serve.limits import Limits, Rate
+from attncli.serve.models import CHARACTERS_PER_TOKEN
 from attncli.serve.refusal import Refusal
 from tests.support.serving import Gate, served
 
@@ -63,6 +64,14 @@ def test_the_error_names_the_field(here):
 def test_a_text_is_at_most_as_long_as_the_context(here):
     context = here.service.models.get(None).loaded.model.config.context
     assert str(context) in refused(here.post("/api/next", {"text": "zq " * 2000}), 422)["message"]
+
+
+def test_a_text_with_too_many_characters_is_not_tokenized(here, monkeypatch):
+    monkeypatch.setattr(type(here.service.models.get(None).loaded), "pieces", None)
+    context = here.service.models.get(None).loaded.model.config.context
+    text = "a" * (CHARACTERS_PER_TOKEN * context + 1)
+    for fields in ({"text": text}, {"text": "a", "pair": text}, {"text": "a", "target": text}):
+        assert f"{len(text):,} characters" in refused(here.post("/api/page", fields), 422)["message"]
 
 
 def test_an_unknown_model_is_refused_and_no_path_is_a_name(here):
