@@ -7,7 +7,8 @@ import pytest
 from attncli.pages import html_page
 from attncli.views import ViewOptions, text_of
 from tests.support.browser import Browser
-from tests.support.checkpoints import load
+from tests.support.checkpoints import load, write_random_translator
+from tests.support.translation import artificial_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,14 @@ def page(model_folder, tmp_path_factory):
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def translated(tmp_path_factory):
+    """Returns a model that translates, a pair of texts, and its page."""
+    folder = tmp_path_factory.mktemp("translated")
+    write_random_translator(folder / "t", artificial_tokenizer())
+    loaded, options = load(folder / "t"), ViewOptions(target="b d")
+    pair = text_of(loaded, "a c a", options)
+    (folder / "page.html").write_text(html_page(loaded, pair, None, options))
+    return loaded, pair, folder / "page.html"

@@ -50,6 +50,14 @@ def test_a_locked_row_belongs_to_one_text(browser, compared):
     assert len(browser.texts('.token[aria-pressed="true"]')) == 2
 
 
+def test_an_edge_belongs_to_one_text(browser, compared):
+    browser.open(compared[0], "#row=5&row2=2")
+    browser.click('.text:nth-child(2) .columns [data-start="1"]')
+    assert "column2=1" in browser.driver.current_url
+    assert not browser.all(".text:nth-child(1) .columns [aria-pressed=true]")
+    assert browser.texts(".text:nth-child(2) .columns [aria-pressed=true] .label")
+
+
 def test_compare_writes_the_page(in_model_folder, capsys):
     code, _, err = ask(capsys, "compare", *TEXTS, "--token", "cat", "-m", "m", "--page", "c.html")
     assert (code, "written: c.html" in err) == (0, True)

@@ -8,15 +8,14 @@ from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.page import document
 from attncli.explain.page.cuts import BUDGET
 from attncli.explain.reading import Reading
-from attncli.pages import document_of, html_page
+from attncli.pages import document_of
 from attncli.render.escape import id_label
 from attncli.render.page.assemble import page_file
 from attncli.render.page.payload import payload
-from attncli.views import ViewOptions, text_of
+from attncli.views import ViewOptions
 from tests.support.browser import needs_chromium
-from tests.support.checkpoints import load, write_random_translator
+from tests.support.checkpoints import load
 from tests.support.page import numbers
-from tests.support.translation import artificial_tokenizer
 
 pytestmark = needs_chromium
 
@@ -106,6 +105,7 @@ def test_heads_are_ranked_by_what_their_cut_changes(browser, page, loaded, predi
     browser.run("document.querySelector('.ranked-head').focus()")
     browser.press("ArrowDown", "Enter")
     assert browser.find('.ranked-head[aria-pressed="true"]').get_attribute("data-head") == names[1]
+    assert browser.find(".ranked-head:focus").get_attribute("data-head") == names[1]
     assert browser.find('[data-cut="head"]').get_attribute("aria-pressed") == "true"
 
 
@@ -136,17 +136,6 @@ def test_what_the_file_lacks_is_said_with_the_way_to_get_it(browser, loaded, pag
     file.write_text(page_file(payload([found]), "few"))
     browser.open(file, "#row=1&cut=edge&everywhere=false&heads=1.2&column=0")
     assert "only for tokens near" in browser.find(".missing").text
-
-
-@pytest.fixture(scope="module")
-def translated(tmp_path_factory):
-    """Returns a model that translates, a pair of texts, and its page."""
-    folder = tmp_path_factory.mktemp("translated")
-    write_random_translator(folder / "t", artificial_tokenizer())
-    loaded, options = load(folder / "t"), ViewOptions(target="b d")
-    pair = text_of(loaded, "a c a", options)
-    (folder / "page.html").write_text(html_page(loaded, pair, None, options))
-    return loaded, pair, folder / "page.html"
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder", "cross"])

@@ -88,3 +88,19 @@ def test_keys_change_lists_boxes_and_sliders(browser, page):
     focus(browser, "input[type=range][data-setting=temperature]")
     browser.press("ArrowLeft", "ArrowLeft")
     assert "temperature=0.9" in browser.driver.current_url
+
+
+def test_the_focus_stays_on_a_control_that_is_built_again(browser, page):
+    browser.open(page(), "#view=steps&heads=1.2")
+    focus(browser, "select[name=language]")
+    browser.press("ArrowUp")
+    assert browser.run("return [document.documentElement.lang, document.activeElement.name]") == ["de", "language"]
+    focus(browser, "[data-help=measure]")
+    browser.press("Enter")
+    focus(browser, "input[name=idle]")
+    browser.press("Space")
+    assert browser.run("return document.activeElement.name") == "idle"
+    assert browser.find("[data-help=measure]").get_attribute("aria-expanded") == "true"  # stays open
+    focus(browser, "[data-key=everything]")
+    browser.press("Enter")
+    assert browser.run("return document.activeElement.dataset.key") == "back"  # there are no more steps

@@ -167,6 +167,25 @@ def test_cells_outside_of_the_window_are_masked(browser, tmp_path):
     assert browser.run(_CELL, 5, 3)[3] == 255
 
 
+def test_rollout_reaches_beyond_a_window(browser, tmp_path):
+    """Two layers that look back 3 tokens pass information over 5; only the causal mask limits the rollout."""
+    from attncli.pages import html_page
+    from attncli.text.tokenizer_training import byte_tokenizer
+    from attncli.views import ViewOptions, text_of
+    from tests.support.checkpoints import load, write_random_model
+
+    write_random_model(tmp_path / "m", byte_tokenizer(), window=3, layers=2)
+    loaded, options = load(tmp_path / "m"), ViewOptions()
+    file = tmp_path / "page.html"
+    file.write_text(html_page(loaded, text_of(loaded, "a small cat", options), None, options))
+    browser.open(file, "#view=map&measure=rollout&heads=0.1,1.1")
+    _, *rows = browser.table(".map .behind")
+    shown = [[share(cell.split(" / ")[0]) for cell in row[1:] if cell] for row in rows]
+    assert [len(row) for row in shown] == [at + 1 for at in range(len(shown))]
+    assert [sum(row) for row in shown] == pytest.approx([1] * len(shown), abs=0.001)
+    assert shown[8][4] > 0
+
+
 def test_a_long_text_is_scrolled_to_the_locked_row(browser, page):
     text = "The small cat sat near the river. " * 7
     browser.resize(390, 300)

@@ -86,3 +86,91 @@ def test_several_heads_have_colors_of_their_own(browser, page):
         "return [...document.querySelectorAll('.strong path')].map((path) => path.getAttribute('stroke'))"
     )
     assert set(colors) == {f"var(--head-{at})" for at in range(4)}
+
+
+def test_rollout_is_one_column_whatever_heads_are_selected(browser, page):
+    browser.open(page(), "#measure=rollout&heads=0.1,1.2&row=4")
+    head, *_ = browser.table(".behind")
+    assert head[1:] == ["rollout"]
+    colors = browser.run(
+        "return [...document.querySelectorAll('.strong path')].map((path) => path.getAttribute('stroke'))"
+    )
+    assert set(colors) == {"var(--accent)"}
+
+
+def test_the_focus_of_the_keyboard_isolates_a_row(browser, page):
+    browser.open(page(), "#row=8&heads=1.2")
+    before = browser.texts(".columns .share")
+    browser.run("document.querySelector('.tokens [aria-pressed=true]').focus()")
+    browser.press("Home", "ArrowRight")
+    assert sum(text != "" for text in browser.texts(".columns .share")) == 2
+    browser.press("Tab")
+    assert browser.texts(".columns .share") == before
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["measure=attention", "column=2.5&cut=edge", "row=-3", "row=1e9", "heads=9.9,L77,x", "heads=", "view=x", "words=x"],
+)
+def test_invalid_values_of_an_address_are_ignored(browser, page, address):
+    browser.open(page(), f"#{address}")
+    assert browser.texts(".columns .share")
+    assert browser.messages() == []
+
+
+def test_a_link_to_another_view_of_the_same_page_is_followed(browser, page):
+    browser.open(page(), "#row=3")
+    browser.run("document.body.dataset.old = true; location.hash = '#row=5&view=map'")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    script = "return document.body.dataset.ready && !document.body.dataset.old"
+    WebDriverWait(browser.driver, 30).until(lambda driver: driver.execute_script(script))
+    assert browser.texts(".tokens [aria-pressed=true]") == browser.texts(".tokens .token:nth-child(6)")
+    assert browser.find('[data-view="map"]').get_attribute("aria-pressed") == "true"
+
+
+def test_a_slider_changes_the_address_a_limited_number_of_times(browser, page):
+    """Safari refuses more than 100 changes in 30 seconds, and Chromium ignores them."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.open(page())
+    browser.run(
+        "const real = history.replaceState; window.writes = 0;"
+        "history.replaceState = (...all) => { window.writes += 1; real.apply(history, all); };"
+    )
+    browser.driver.execute_async_script("""
+    const [done] = arguments, slider = document.querySelector("input[type=range]");
+    let at = 0;
+    const drag = () => {
+      if (at === 120) return done();
+      slider.value = 0.1 + 0.05 * (at++ % 30);
+      slider.dispatchEvent(new Event("input"));
+      requestAnimationFrame(drag);
+    };
+    drag();
+    """)
+    browser.run(
+        "arguments[0].value = 1.7; arguments[0].dispatchEvent(new Event('input'))", browser.find("input[type=range]")
+    )
+    WebDriverWait(browser.driver, 30).until(lambda driver: driver.current_url.endswith("temperature=1.7"))
+    seconds = browser.run("return performance.now() / 1000")
+    assert browser.run("return window.writes") <= 21 + seconds / 0.4
+
+
+TINTS = (
+    "return [...document.querySelectorAll(arguments[0])].map((one) => Number(one.style.getPropertyValue('--share')))"
+)
+
+
+def test_surprise_belongs_to_the_predicted_tokens_of_a_translation(browser, translated):
+    """A row of the decoder is named by the token that it predicts; the source text is not predicted."""
+    *_, file = translated
+    tints = {}
+    for part in ("decoder", "cross"):
+        browser.open(file, f"#part={part}&tint=surprise")
+        tints[part] = browser.run(TINTS, ".token[data-kind=row]")
+        assert any(tints[part])
+        assert set(browser.run(TINTS, ".token[data-kind=column]")) == {0}
+    assert tints["decoder"] == tints["cross"]
+    browser.open(file, "#part=encoder&tint=surprise")
+    assert set(browser.run(TINTS, ".token")) == {0}

@@ -137,4 +137,4 @@ def test_only_views_with_a_picture_can_be_saved(browser, page):
     browser.open(page(TEXT), "#view=steps")
     assert browser.all("[data-save]") == []
     browser.open(page(TEXT), "#language=de")
-    assert browser.texts(".save .control-name") == ["Dieses Bild sichern"]
+    assert browser.texts(".save .control-name") == ["Dieses Bild speichern"]

@@ -2,7 +2,7 @@
 // The panel "Cut": what is left of a prediction if an edge, a row, a source or a head of attention is cut.
 
 import { predictedRow } from "./distribution.js";
-import { element, fill, roving } from "./dom.js";
+import { element, fill, keepFocus, roving } from "./dom.js";
 import { percent, percentOf, text } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, matrixOf, selectionName } from "./measure.js";
@@ -44,12 +44,12 @@ export function createCut(page) {
     table.update();
   };
   const update = (/** @type {Set<string>} */ changed) => {
-    if (!["all", "row", "row2", "column", "heads", "part", "cut", "everywhere", "language"].some((name) => changed.has(name))) return;
+    if (!["all", "row", "row2", "column", "column2", "heads", "part", "cut", "everywhere", "language"].some((name) => changed.has(name))) return;
     whole.hidden = !page.doc.predictions;
     if (whole.hidden) return;
     fill(title, text("cut.title"));
-    buildChoice(page, choice);
-    fill(ranking, ...rankingOf(page));
+    keepFocus(choice, () => buildChoice(page, choice));
+    keepFocus(ranking, () => fill(ranking, ...rankingOf(page)));
     const cut = chosenCut(page);
     asked = JSON.stringify(cut);
     const reason = cut && impossible(page, cut);
@@ -57,7 +57,7 @@ export function createCut(page) {
     const found = effectOf(page, cut);
     if (!(found instanceof Promise)) {
       showResult(found ? verdictOf(page, cut, found) : [missing(page, cut)], found);
-      if (changed.has("cut") || changed.has("column")) intoView(whole);
+      if (["cut", "column", "column2"].some((name) => changed.has(name))) intoView(whole);
       return;
     }
     showResult([element("p", { class: "note" }, text("cut.measuring"))], null);
@@ -222,15 +222,13 @@ function columnName({ attention }, column) {
  * @param {HTMLElement} holder
  */
 function buildChoice(page, holder) {
-  const focused = document.activeElement instanceof HTMLElement && holder.contains(document.activeElement) ? document.activeElement.dataset.cut ?? document.activeElement.getAttribute("name") : null;
   const values = { row: rowName(page), column: columnName(page, columnOf(page)), head: headName(page.chosen[0].name) };
   const buttons = KINDS.map((kind) =>
-    element("button", { type: "button", "data-cut": kind, "aria-pressed": String(state.cut === kind), title: text(`cut.${kind}.about`, values), onclick: () => change({ cut: state.cut === kind ? "none" : kind, column: page.column ?? columnOf(page) }) }, text(`cut.${kind}`, values)),
+    element("button", { type: "button", "data-cut": kind, "aria-pressed": String(state.cut === kind), title: text(`cut.${kind}.about`, values), onclick: () => page.choose(columnOf(page), { cut: state.cut === kind ? "none" : kind }) }, text(`cut.${kind}`, values)),
   );
   const group = element("div", { class: "cut-kinds", role: "group", "aria-label": text("cut.what") }, ...buttons);
   roving(group, "button");
   fill(holder, group, state.cut !== "head" && tick("everywhere", "cut.everywhere"));
-  if (focused) /** @type {HTMLElement | null} */ (holder.querySelector(`[data-cut="${focused}"], [name="${focused}"]`))?.focus();
 }
 
 /**
@@ -246,9 +244,17 @@ function verdictOf(page, cut, found) {
   const values = { row: rowName(page), column: columnName(page, cut.column), heads, head: heads };
   const now = found.after.length && found.after[0].label !== first.label ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
   const sentence = element("p", {}, text(`cut.${cut.kind}.done`, values));
-  const words = element("p", { class: `result ${first.after < first.before ? "falls" : "rises"}` }, `P(${first.label}) ${percent(first.before)} → ${percent(first.after)}`);
+  const words = element("p", { class: `result ${direction(first)}` }, `P(${first.label}) ${percent(first.before)} → ${percent(first.after)}`);
   const notes = element("p", { class: "note" }, [text("cut.exact"), cut.kind !== "head" && text("cut.exact.scores"), found.error && text("cut.rounded", { error: percentOf(found.error, 4) })].filter(Boolean).join(" "));
   return [sentence, words, ...(now ? [now] : []), comparisonOf(found), notes];
+}
+
+/**
+ * Returns the class that colors a change.
+ * @param {{before: number, after: number}} change
+ */
+function direction({ before, after }) {
+  return after < before ? "falls" : after > before ? "rises" : "";
 }
 
 /**
@@ -337,7 +343,7 @@ function rankedHeads(page, kind, column) {
  */
 function rankedHead(page, kind, { name, before, after }) {
   const choose = () => change({ heads: [name], cut: kind, ...(kind === "head" ? {} : { everywhere: false }) });
-  const bar = element("span", { class: `bar ${after < before ? "falls" : "rises"}` });
+  const bar = element("span", { class: `bar ${direction({ before, after })}` });
   bar.style.width = `${(100 * Math.abs(after - before)).toFixed(2)}%`;
   return element(
     "button",

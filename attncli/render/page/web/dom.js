@@ -74,6 +74,23 @@ function append(parent, children) {
 }
 
 /**
+ * Calls a function that replaces the children of an element. If one of them has the focus, the new one with the same name
+ * or data attributes gets it; without one, the first control does.
+ * @param {HTMLElement} holder
+ * @param {() => void} build
+ */
+export function keepFocus(holder, build) {
+  const focused = document.activeElement;
+  const inside = focused !== null && holder.contains(focused);
+  const marks = inside ? [...focused.attributes].filter(({ name }) => name === "name" || name.startsWith("data-")) : [];
+  build();
+  if (!inside || document.activeElement === focused) return;
+  const same = marks.map(({ name, value }) => `[${name}="${CSS.escape(value)}"]`).join("");
+  const next = (same && holder.querySelector(`${same}:not(:disabled)`)) || holder.querySelector(":is(button, select, input):not(:disabled)");
+  /** @type {HTMLElement | null} */ (next)?.focus({ preventScroll: true });
+}
+
+/**
  * Moves the focus among a group of elements with the arrow keys, Home and End. One element of the group is in the tab
  * order at a time. `columns` is the number of elements in a row of a grid; 0 stands for a single row or column. Call it
  * again after the elements of the group have been replaced.

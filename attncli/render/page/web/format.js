@@ -62,7 +62,7 @@ export function number(value, digits = 3) {
  * @param {number} digits
  */
 export function fixed(value, digits) {
-  return formatter("decimal", digits, digits).format(value);
+  return formatter("decimal", digits, digits).format(Number(value.toFixed(digits)) + 0); // + 0: what rounds to 0 has no sign
 }
 
 /**

@@ -13,7 +13,6 @@ import { state } from "./state.js";
  * @typedef {object} Heat
  * @property {string} name the selection
  * @property {string} color of the selection
- * @property {number | null} layer
  * @property {Matrix} matrix
  * @property {Float32Array} levels rows x columns
  * @property {number} most the number of the last color: a share, or a ratio of the rollout
@@ -83,16 +82,28 @@ export function openColumns(attention, layer, row, columns) {
 }
 
 /**
+ * Returns the columns of a row that are not masked in a picture. A window limits a layer; rollout passes several layers,
+ * so no window limits it.
+ * @param {Page} page
+ * @param {import("./measure.js").Selection} selection
+ * @param {Unit} row
+ * @param {Unit[]} columns
+ * @returns {[number, number]}
+ */
+export function openInPicture({ attention, measure }, { layer }, row, columns) {
+  return measure === "rollout" ? [0, reachOf(attention, row, columns)] : openColumns(attention, layer, row, columns);
+}
+
+/**
  * Returns the colors of all selected heads. Rollout has one matrix, whatever is selected.
  * @param {Page} page
  * @returns {Heat[]}
  */
 export function heatsOf(page) {
-  const chosen = page.measure === "rollout" ? [{ name: "rollout", selection: { layer: null, head: null }, color: "var(--accent)" }] : page.chosen;
-  const heats = chosen.map(({ name, selection, color }) => {
+  const heats = page.pictured.map(({ name, selection, color }) => {
     const matrix = page.matrix(selection);
-    const runs = matrix.rows.map((row) => openColumns(page.attention, selection.layer, row, matrix.columns));
-    return colored(matrix, runs, hiddenColumns(page, matrix.columns), { name, color, layer: selection.layer });
+    const runs = matrix.rows.map((row) => openInPicture(page, selection, row, matrix.columns));
+    return colored(matrix, runs, hiddenColumns(page, matrix.columns), { name, color });
   });
   if (!state.common) return heats;
   const most = Math.max(...heats.map((heat) => heat.most));
@@ -109,7 +120,7 @@ export function heatsOf(page) {
  * @param {Matrix} matrix
  * @param {[number, number][]} runs
  * @param {boolean[]} hidden
- * @param {{name: string, color: string, layer: number | null}} of
+ * @param {{name: string, color: string}} of
  * @returns {Heat}
  */
 function colored(matrix, runs, hidden, of) {

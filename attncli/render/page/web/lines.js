@@ -3,8 +3,9 @@
 
 import { element, fill, roving, setAttributes, svg } from "./dom.js";
 import { percent, percentOf, text } from "./format.js";
-import { idleColumns, isMasked, largestOf, reachOf, unitOf } from "./measure.js";
-import { change, state } from "./state.js";
+import { hiddenColumns, openInPicture } from "./heat.js";
+import { largestOf, reachOf, unitOf } from "./measure.js";
+import { state } from "./state.js";
 import { tableBehind } from "./table.js";
 
 /** @typedef {import("./page.js").Page} Page */
@@ -65,7 +66,7 @@ export function createLines(page) {
  * @param {HTMLElement} right
  */
 function build(page, left, right) {
-  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const { rows, columns } = page.matrix(page.pictured[0].selection);
   const height = `${heightOf(Math.max(rows.length, columns.length))}px`;
   for (const side of [left, right]) side.style.setProperty("--line", height);
   for (const side of [left, right]) side.classList.toggle("long", Math.max(rows.length, columns.length) > LONG);
@@ -76,17 +77,20 @@ function build(page, left, right) {
   fill(
     left,
     ...rows.map((row) => {
-      const token = row.stop - 1;
-      const actions = { onclick: () => page.lock(token), onpointerenter: () => page.preview(token), onpointerleave: () => page.preview(null) };
-      return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": row.start, ...actions }, element("span", { class: "index" }, String(row.index)), row.label);
+      return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": row.start, ...page.listeners(row.stop - 1) }, element("span", { class: "index" }, String(row.index)), row.label);
     }),
   );
+  // A masked source stays in the order of the arrow keys, so it is not disabled.
+  const choose = (/** @type {MouseEvent} */ { currentTarget }) => {
+    const button = /** @type {Element} */ (currentTarget);
+    if (!button.classList.contains("masked")) chooseEdge(page, columns[[...right.children].indexOf(button)]);
+  };
   fill(
     right,
     ...columns.map((column) =>
       element(
         "button",
-        { type: "button", class: "line-token", "aria-pressed": "false", "data-start": column.start, onclick: () => chooseEdge(page, column) },
+        { type: "button", class: "line-token", "aria-pressed": "false", "data-start": column.start, onclick: choose },
         element("span", { class: "label" }, column.label),
         element("span", { class: "bar" }),
         element("span", { class: "share" }),
@@ -111,7 +115,7 @@ function widest(units) {
  * @param {Unit} column
  */
 function chooseEdge(page, column) {
-  change({ column: column.stop - 1, cut: "edge" });
+  page.choose(column.stop - 1, { cut: "edge" });
 }
 
 /**
@@ -122,9 +126,9 @@ function chooseEdge(page, column) {
  * @returns {Line[]}
  */
 function linesOf(page, only) {
-  const { chosen, attention } = page;
+  const { pictured: chosen, attention } = page;
   const matrices = chosen.map(({ selection }) => page.matrix(selection));
-  const hidden = state.idle ? [] : idleColumns(attention, page.causalAlone, matrices[0].columns);
+  const hidden = hiddenColumns(page, matrices[0].columns);
   const largest = matrices.map((matrix) => largestOf(matrix, hidden));
   const common = Math.max(...largest);
   const lines = chosen.flatMap(({ color }, at) => {
@@ -173,11 +177,11 @@ function strongest(page) {
  * @param {SVGSVGElement} picture
  */
 function drawAll(page, picture) {
-  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const { rows, columns } = page.matrix(page.pictured[0].selection);
   const most = Math.max(rows.length, columns.length);
   const height = heightOf(most);
   const lines = linesOf(page, null).filter(({ strength }) => strength > 0.02);
-  const count = page.chosen.length;
+  const count = page.pictured.length;
   const faint = svg("g", { class: "faint" });
   for (const line of lines.slice(0, MOST_LINES)) {
     faint.append(svg("path", { d: pathOf(line, height, count), stroke: line.color, "stroke-width": 0.5 + 2 * line.strength, "stroke-opacity": (0.1 + 0.4 * line.strength).toFixed(3) }));
@@ -196,7 +200,7 @@ function drawAll(page, picture) {
  * @param {HTMLElement} right
  */
 function drawRow(page, picture, left, right) {
-  const { shownUnit, chosen } = page;
+  const { shownUnit, pictured: chosen } = page;
   const { rows, columns, values } = page.matrix(chosen[0].selection);
   const height = heightOf(Math.max(rows.length, columns.length));
   const strong = /** @type {SVGGElement} */ (picture.querySelector(".strong"));
@@ -212,15 +216,15 @@ function drawRow(page, picture, left, right) {
   markPressed(left, locked);
   markPressed(right, page.column === null ? -1 : unitOf(columns, page.column));
   const offset = shownUnit * columns.length;
-  const { layer } = chosen[0].selection;
+  const [start, stop] = openInPicture(page, chosen[0].selection, rows[shownUnit], columns);
   [...right.children].forEach((button, at) => {
-    const masked = isMasked(page.attention, layer, rows[shownUnit], columns[at]);
+    const masked = at < start || at >= stop;
     const share = values[offset + at];
     const shown = masked ? "" : percent(share);
     const [, bar, figure] = /** @type {HTMLElement[]} */ ([...button.children]);
     if (button.classList.contains("masked") !== masked) {
       button.classList.toggle("masked", masked);
-      button.toggleAttribute("disabled", masked);
+      button.setAttribute("aria-disabled", String(masked));
     }
     if (figure.textContent !== shown) figure.textContent = shown;
     bar.style.transform = `scaleX(${masked ? 0 : share.toFixed(3)})`;
@@ -236,7 +240,7 @@ function touch(page, picture) {
   const title = svg("title");
   picture.addEventListener("pointermove", (event) => {
     const line = nearest(page, picture, event);
-    const { rows, columns } = page.matrix(page.chosen[0].selection);
+    const { rows, columns } = page.matrix(page.pictured[0].selection);
     picture.classList.toggle("near", line !== null);
     fill(title, line && `${rows[line.row].label} → ${columns[line.column].label}: ${percent(line.share)}`);
     if (line && !title.isConnected) picture.append(title);
@@ -244,7 +248,7 @@ function touch(page, picture) {
   });
   picture.addEventListener("click", (event) => {
     const line = nearest(page, picture, event);
-    if (line) chooseEdge(page, page.matrix(page.chosen[0].selection).columns[line.column]);
+    if (line) chooseEdge(page, page.matrix(page.pictured[0].selection).columns[line.column]);
   });
 }
 
@@ -257,7 +261,7 @@ function touch(page, picture) {
  */
 function nearest(page, picture, event) {
   const { left, top, width: across } = picture.getBoundingClientRect();
-  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const { rows, columns } = page.matrix(page.pictured[0].selection);
   const height = heightOf(Math.max(rows.length, columns.length));
   const share = (event.clientX - left) / across;
   // The curve is a cubic Bezier curve whose height rises with 3 t^2 - 2 t^3, almost at the share t of its width.
@@ -294,7 +298,7 @@ function markPressed(side, at) {
  * @param {HTMLElement} scroller
  */
 function intoView(page, scroller) {
-  const { rows, columns } = page.matrix(page.chosen[0].selection);
+  const { rows, columns } = page.matrix(page.pictured[0].selection);
   const height = heightOf(Math.max(rows.length, columns.length));
   const top = page.shownUnit * height;
   if (top < scroller.scrollTop || top > scroller.scrollTop + scroller.clientHeight - height) {
@@ -304,13 +308,13 @@ function intoView(page, scroller) {
 
 /** @param {Page} page */
 function tableOf(page) {
-  const matrices = page.chosen.map(({ selection }) => page.matrix(selection));
+  const matrices = page.pictured.map(({ selection }) => page.matrix(selection));
   const { rows, columns } = matrices[0];
   const at = page.shownUnit;
   const reach = reachOf(page.attention, rows[at], columns);
   return {
     caption: text("lines.table", { row: rows[at].label, index: rows[at].index, measure: text(`measure.${page.measure}`) }),
-    head: [text("lines.source"), ...page.chosen.map(({ name }) => headName(name))],
+    head: [text("lines.source"), ...page.pictured.map(({ name }) => headName(name))],
     rows: columns.slice(0, reach).map((column, to) => [
       `${column.label} [${column.index}]`,
       ...matrices.map(({ values }) => percentOf(values[at * columns.length + to], 3)),
@@ -319,10 +323,11 @@ function tableOf(page) {
 }
 
 /**
- * Names a selection: "head 2.3", "layer 2", "all heads".
+ * Names a selection: "head 2.3", "layer 2", "all heads", "rollout".
  * @param {string} name
  */
 export function headName(name) {
+  if (name === "rollout") return text("measure.rollout");
   if (name === "all") return text("heads.all");
   return name.startsWith("L") ? text("heads.layer", { layer: name.slice(1) }) : text("heads.head", { head: name });
 }
@@ -333,7 +338,7 @@ export function headName(name) {
  * @returns {SVGSVGElement}
  */
 function lonePicture(page) {
-  const { rows, columns, values } = page.matrix(page.chosen[0].selection);
+  const { rows, columns, values } = page.matrix(page.pictured[0].selection);
   const height = heightOf(Math.max(rows.length, columns.length));
   const side = 150;
   const across = width();
@@ -342,7 +347,7 @@ function lonePicture(page) {
     svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": isRow && at === page.shownUnit ? "bold" : "normal" }, unit.label);
   const shares = columns.map((_, to) => svg("text", { x: side + across + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
   const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
-    svg("path", { d: pathOf(each, height, page.chosen.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
+    svg("path", { d: pathOf(each, height, page.pictured.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
   const faint = linesOf(page, null).filter(({ row, strength }) => row !== page.shownUnit && strength > 0.02).slice(0, MOST_LINES).map((each) => line(each, 0.5 + 2 * each.strength, 0.05 + 0.2 * each.strength));
   const strong = strongest(page).map((each) => line(each, 1 + 6 * each.strength, 0.25 + 0.75 * each.strength));
   return svg(

@@ -4,7 +4,7 @@
 import { createComparison } from "./comparison.js";
 import { createCut } from "./cut.js";
 import { decode, fromBase64 } from "./data.js";
-import { element, fill, roving } from "./dom.js";
+import { element, fill, keepFocus, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
 import { createLayers } from "./layers.js";
 import { createLines } from "./lines.js";
@@ -18,7 +18,7 @@ import { saveButtons, showOnPaper } from "./picture.js";
 import { change, fromStart, onChange, startState, state } from "./state.js";
 import { createSteps } from "./steps.js";
 import { createStrip } from "./strip.js";
-import { createToolbar, select } from "./toolbar.js";
+import { createToolbar, labelled, select } from "./toolbar.js";
 
 /** @typedef {import("./data.js").Doc} Doc */
 /** @typedef {import("./data.js").Payload} Payload */
@@ -52,6 +52,7 @@ function initialState(payload) {
     row2: second?.row ?? 0,
     hover: null,
     column: null,
+    column2: null,
     heads: first ? first.heads.map(([layer, head]) => selectionName({ layer, head })) : ["all"],
     measure: first?.weights ?? "norm",
     words: first?.words ?? false,
@@ -67,11 +68,16 @@ function initialState(payload) {
     min_p: 0,
     step: 1,
     theme: "auto",
-    language: navigator.language.startsWith("de") ? "de" : "en",
+    language: systemLanguage(),
     text: "",
     target: "",
     model: "",
   };
+}
+
+/** The language of the browser, if the page has it. */
+function systemLanguage() {
+  return navigator.language.startsWith("de") ? "de" : "en";
 }
 
 /** What is on the page now. @type {{payload: Payload, pages: Page[], parts: (((changed: Set<string>) => void) & {element: HTMLElement, print?: (starts: boolean) => void})[]} | null} */
@@ -103,9 +109,13 @@ function show(payload, live) {
 /** @param {Set<string>} changed */
 function update(changed) {
   if (!current) return;
+  // Elements that are replaced get no event when the pointer leaves them.
+  if (["all", "words", "part"].some((name) => changed.has(name))) state.hover = null;
   if (changed.has("language")) setLanguage(state.language);
   document.documentElement.dataset.theme = state.theme;
   if (changed.has("language") || changed.has("all")) header(current.payload);
+  const settings = element_("settings");
+  if (changed.has("language") || !settings.firstChild) keepFocus(settings, () => fill(settings, ...pageSettings()));
   for (const part of current.parts) part(changed);
 }
 
@@ -164,7 +174,7 @@ function element_(id) {
 }
 
 /**
- * Fills the header: the model, its shape, the settings of the page.
+ * Fills the header with the model and its shape, and the footer with what is rounded and what was left out.
  * @param {Payload} payload
  */
 function header({ documents, tool }) {
@@ -176,13 +186,16 @@ function header({ documents, tool }) {
     element("h1", {}, doc.model),
     element("p", { class: "note" }, text("model.shape", { layers, heads, parameters: number(doc.parameters), tokens: doc.tokens.length, tool })),
   );
-  fill(
-    element_("settings"),
-    element("label", {}, element("span", { class: "control-name" }, text("theme")), select("theme", ["auto", "light", "dark", "contrast"].map((name) => [name, text(`theme.${name}`)]))),
-    element("label", {}, element("span", { class: "control-name" }, text("language")), select("language", languages().map((name) => [name, text(`language.${name}`)]))),
-  );
-  const error = number(100 * Math.max(...doc.attentions.map(({ raw }) => raw.error)), 1);
-  fill(element_("limits"), element("p", { class: "note" }, text("rounding", { error })), ...doc.limits.map((limit) => element("p", { class: "note" }, text(`limit.${limit.code}`, { ...limit, part: text(`part.${limit.part}`) }))));
+  const error = number(100 * Math.max(...documents.flatMap(({ attentions }) => attentions.map(({ raw }) => raw.error))), 1);
+  const limits = documents.flatMap((each) => each.limits.map((limit) => text(`limit.${limit.code}`, { ...limit, part: text(`part.${limit.part}`) })));
+  fill(element_("limits"), ...[text("rounding", { error }), ...new Set(limits)].map((sentence) => element("p", { class: "note" }, sentence)));
+}
+
+/** Returns the choices of colors and language. */
+function pageSettings() {
+  const colors = select("theme", ["auto", "light", "dark", "contrast"].map((name) => [name, text(`theme.${name}`)]));
+  const language = select("language", languages().map((name) => [name, text(`language.${name}`)]));
+  return [labelled("theme", colors), labelled("language", language)];
 }
 
 /**
@@ -236,14 +249,14 @@ function createText(page, count) {
  * @param {string} current
  */
 function fillTabs(tabs, current) {
-  const focused = tabs.contains(document.activeElement);
   tabs.setAttribute("aria-label", text("views"));
-  fill(tabs, ...VIEWS.map(([name]) => element("button", { type: "button", "data-view": name, "aria-pressed": String(name === current), title: text(`view.${name}.about`), onclick: () => change({ view: name }) }, text(`view.${name}`))));
+  const buttons = VIEWS.map(([name]) => element("button", { type: "button", "data-view": name, "aria-pressed": String(name === current), title: text(`view.${name}.about`), onclick: () => change({ view: name }) }, text(`view.${name}`)));
+  keepFocus(tabs, () => fill(tabs, ...buttons));
   roving(tabs, "button");
-  if (focused) /** @type {HTMLElement | null} */ (tabs.querySelector('[aria-pressed="true"]'))?.focus();
 }
 
 const stored = /** @type {HTMLElement} */ (document.getElementById("data")).textContent ?? "";
+setLanguage(systemLanguage());
 onChange((_, changed) => update(changed));
 window.addEventListener("beforeprint", () => print(true));
 window.addEventListener("afterprint", () => print(false));

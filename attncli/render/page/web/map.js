@@ -7,7 +7,7 @@ import { columnLabels, gridOf, labelledWidth, rowLabels } from "./grid.js";
 import { colorOf, heatsOf, hiddenColumns, painted, paletteColors } from "./heat.js";
 import { headName } from "./lines.js";
 import { idleColumns, unitOf } from "./measure.js";
-import { change, state } from "./state.js";
+import { state } from "./state.js";
 import { tableBehind } from "./table.js";
 
 /** @typedef {import("./page.js").Page} Page */
@@ -90,21 +90,13 @@ function build(maps) {
   const least = Math.min(maps.width, Math.max(NARROWEST, labelledWidth(rows, columns)));
   const beside = Math.min(heats.length, Math.max(1, Math.floor((maps.width + GAP) / (least + GAP))));
   maps.grid = gridOf(rows, columns, Math.floor((maps.width - GAP * (beside - 1)) / beside), rows.length === page.attention.rows.length || state.words);
-  holder.setAttribute("aria-label", text("map.label", { heads: heats.map(({ name }) => named(name)).join(", ") }));
+  holder.setAttribute("aria-label", text("map.label", { heads: heats.map(({ name }) => headName(name)).join(", ") }));
   maps.drawn = heats.map((heat) => drawnMap(maps, heat));
   fill(holder, ...maps.drawn.map((drawn) => drawn.element));
   const shared = state.common && heats.length > 1;
   fill(maps.legend, shared && legendOf(heats[0]));
   mark(maps);
   intoView(maps, page.shownUnit, page.column === null ? page.shown : page.column);
-}
-
-/**
- * Names a selection, or rollout.
- * @param {string} name
- */
-function named(name) {
-  return name === "rollout" ? text("measure.rollout") : headName(name);
 }
 
 /**
@@ -132,7 +124,7 @@ function drawnMap(maps, heat) {
   const swatch = element("span", { class: "swatch" });
   swatch.style.background = heat.color;
   const alone = !state.common || heats.length === 1;
-  const title = element("figcaption", {}, swatch, element("span", {}, named(heat.name)), alone && legendOf(heat));
+  const title = element("figcaption", {}, swatch, element("span", {}, headName(heat.name)), alone && legendOf(heat));
   return { element: element("figure", { class: "map-one" }, title, frame), frame, rows: rowBox, columns: columnBox, marks };
 }
 
@@ -257,7 +249,7 @@ function point(maps, cell, spoken) {
  */
 function choose({ page, rows, columns, heats }, { row, column }) {
   page.lock(rows[row].stop - 1);
-  if (heats.some((heat) => isOpen(heat, row, column))) change({ column: columns[column].stop - 1, cut: "edge" });
+  if (heats.some((heat) => isOpen(heat, row, column))) page.choose(columns[column].stop - 1, { cut: "edge" });
 }
 
 /**
@@ -351,7 +343,7 @@ function numbersOf(heats, { row, column }) {
   const values = heats.map((heat) => {
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = heat.color;
-    return element("span", { class: "map-number" }, swatch, heats.length > 1 ? `${named(heat.name)}: ` : "", element("b", {}, numberOf(heat, row, column)));
+    return element("span", { class: "map-number" }, swatch, heats.length > 1 ? `${headName(heat.name)}: ` : "", element("b", {}, numberOf(heat, row, column)));
   });
   return [element("span", { class: "map-place" }, place), " ", ...values.flatMap((value) => [value, " "])];
 }
@@ -475,7 +467,7 @@ function mapPicture(page, heat, grid) {
   const mark = (/** @type {string} */ stroke, /** @type {number} */ wide) =>
     edge >= 0 && svg("rect", { x: edge * grid.cellX - 0.5, y: row * grid.cellY - 0.5, width: grid.cellX, height: grid.cellY, fill: "none", stroke, "stroke-width": wide });
   return [
-    svg("text", { x: 6, y: 16, fill: heat.color, "font-weight": "bold" }, named(heat.name)),
+    svg("text", { x: 6, y: 16, fill: heat.color, "font-weight": "bold" }, headName(heat.name)),
     svg("text", { x: 122, y: 16, fill: "var(--quiet)", "font-size": 12, "text-anchor": "end" }, from),
     svg("rect", { x: 130, y: 7, width: 100, height: 10, fill: "url(#palette)" }),
     svg("text", { x: 238, y: 16, fill: "var(--quiet)", "font-size": 12 }, heat.matrix.even ? `${to} · ${text("map.legend.middle")}` : to),

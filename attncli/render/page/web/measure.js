@@ -51,16 +51,18 @@ export function parseSelection(name, attention) {
 }
 
 /**
- * Returns the stored rows of an attention as tokens or words. A word is a unit only if all its tokens are stored.
+ * Returns the stored rows of an attention as tokens or words. A word is a unit only if all its tokens are stored; if
+ * there is no such word, the units are tokens.
  * @param {Attention} attention
  * @param {boolean} words
  * @returns {Unit[]}
  */
 export function rowUnits(attention, words) {
   const [first, count] = attention.stored;
-  return remembered(attention, `rows ${words}`, () =>
+  const stored = remembered(attention, `rows ${words}`, () =>
     units(attention.rows, attention.row_words, words, attention.first).filter((unit) => unit.start >= first && unit.stop <= first + count),
   );
+  return words && !stored.length ? rowUnits(attention, false) : stored;
 }
 
 /**

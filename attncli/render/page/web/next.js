@@ -6,6 +6,7 @@ import { element, fill } from "./dom.js";
 import { fixed, number, percent, percentOf, text } from "./format.js";
 import { change, state } from "./state.js";
 import { tableBehind } from "./table.js";
+import { explanation } from "./toolbar.js";
 
 /** @typedef {import("./page.js").Page} Page */
 /** @typedef {import("./distribution.js").Distribution} Distribution */
@@ -37,7 +38,7 @@ export function createNext(page) {
     if (!relevant.some((name) => changed.has(name))) return;
     whole.hidden = !page.doc.predictions;
     if (whole.hidden) return;
-    if (changed.has("all") || changed.has("language")) build(controls);
+    if (!controls.firstChild || changed.has("language")) build(controls); // a slider that is dragged stays
     show(controls);
     fill(title, titleOf(page));
     const found = chosenDistribution(page);
@@ -92,13 +93,7 @@ function control({ name, least, most, step }) {
   const label = text(`next.${name}`);
   const slider = element("input", { type: "range", min: least, max: most, step, "data-setting": name, "aria-label": label, oninput: changed });
   const typed = element("input", { type: "number", min: least, max: name === "top_k" ? null : name === "temperature" ? null : most, step: name === "top_k" ? 1 : "any", "data-setting": name, "aria-label": text("next.typed", { name: label }), onchange: changed });
-  const more = element("p", { class: "help", hidden: true }, text(`help.${name}`));
-  const ask = element("button", { type: "button", class: "ask", "aria-expanded": "false", "aria-label": text("help.about", { name: label }) }, "?");
-  ask.addEventListener("click", () => {
-    more.hidden = !more.hidden;
-    ask.setAttribute("aria-expanded", String(!more.hidden));
-  });
-  return element("div", { class: "setting" }, element("span", { class: "control-name" }, label), slider, typed, ask, more);
+  return element("div", { class: "setting" }, element("span", { class: "control-name" }, label), slider, typed, ...explanation(`next.${name}`, `help.${name}`));
 }
 
 /**
@@ -198,7 +193,7 @@ function tableOf(page) {
   const found = chosenDistribution(page);
   if (!found) return { caption: "", head: [], rows: [] };
   return {
-    caption: text("next.table", { title: titleOf(page), temperature: settings().temperature }),
+    caption: text("next.table", { title: titleOf(page), temperature: number(settings().temperature) }),
     head: [text("next.token"), text("next.probability"), text("next.drawn")],
     rows: [
       ...found.ids.map((id, at) => [page.doc.vocabulary[id] ?? `#${id}`, percentOf(found.probabilities[at], 3), percentOf(found.drawn[at], 3)]),

@@ -1,7 +1,7 @@
 // @ts-check
 // All heads at once: a small map of every head, labelled by the pattern that it follows.
 
-import { element, fill, roving, svg } from "./dom.js";
+import { element, fill, keepFocus, roving, svg } from "./dom.js";
 import { percent, percentOf, text } from "./format.js";
 import { isIdleKind, scoresOf, sortedHeads, standsOut, worthALook } from "./kinds.js";
 import { headName } from "./lines.js";
@@ -114,7 +114,6 @@ function build(overview) {
   const { attention } = page;
   overview.width = overview.element.clientWidth;
   overview.waiting = [];
-  const focused = grid.contains(document.activeElement) ? /** @type {HTMLElement} */ (document.activeElement).dataset.head : null;
   const side = sideOf(overview);
   const byLayer = overview.order === "layer";
   /** @type {HTMLSelectElement} */ (overview.controls.querySelector("select")).value = overview.order;
@@ -123,10 +122,9 @@ function build(overview) {
   grid.setAttribute("aria-label", text("overview"));
   grid.classList.toggle("by-layer", byLayer);
   grid.style.gridTemplateColumns = byLayer ? `${LAYER - 6}px repeat(${attention.heads}, max-content)` : "";
-  fill(grid, ...buttons.flatMap((made, at) => (byLayer && at % attention.heads === 0 ? [names[at / attention.heads], made] : [made])));
+  keepFocus(grid, () => fill(grid, ...buttons.flatMap((made, at) => (byLayer && at % attention.heads === 0 ? [names[at / attention.heads], made] : [made]))));
   markChosen(overview);
   roving(grid, "button", byLayer ? attention.heads : 0);
-  if (focused) /** @type {HTMLElement | null} */ (grid.querySelector(`[data-head="${focused}"]`))?.focus();
   note.textContent = noteOf(overview);
   drawWaiting(overview, overview.waiting);
 }

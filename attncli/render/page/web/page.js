@@ -11,8 +11,10 @@ import { change, state } from "./state.js";
 /** @typedef {{name: string, selection: Selection, color: string}} Chosen */
 
 export const MOST_CHOSEN = 8;
+/** @type {Selection} */
+const ALL = { layer: null, head: null };
 
-/** A document with the part of the state that belongs to it. The second of two texts has a row of its own. */
+/** A document with the part of the state that belongs to it. The second of two texts has a row and a source of its own. */
 export class Page {
   /**
    * @param {Doc} doc
@@ -44,8 +46,8 @@ export class Page {
 
   /** The chosen source as a token, or null. */
   get column() {
-    const { column } = state;
-    return column !== null && column >= 0 && column < this.attention.columns.length ? column : null;
+    const column = this.index === 0 ? state.column : state.column2;
+    return column !== null && Number.isInteger(column) && column >= 0 && column < this.attention.columns.length ? column : null;
   }
 
   /**
@@ -57,6 +59,15 @@ export class Page {
   }
 
   /**
+   * Chooses the source of an edge.
+   * @param {number} column a token
+   * @param {Partial<import("./state.js").State>} [more] what changes with it
+   */
+  choose(column, more = {}) {
+    change({ ...(this.index === 0 ? { column } : { column2: column }), ...more });
+  }
+
+  /**
    * Shows a row while the pointer or the keyboard focus is on it; null ends this.
    * @param {number | null} row a token
    */
@@ -64,11 +75,26 @@ export class Page {
     change({ hover: row === null ? null : [this.index, row] });
   }
 
+  /**
+   * Returns the listeners of an element that stands for a row: a click locks it, the pointer and the focus preview it.
+   * @param {number} row a token
+   */
+  listeners(row) {
+    const end = () => this.preview(null);
+    const focus = (/** @type {FocusEvent} */ { target }) => /** @type {Element} */ (target).matches(":focus-visible") && this.preview(row);
+    return { onclick: () => this.lock(row), onpointerenter: () => this.preview(row), onpointerleave: end, onfocus: focus, onblur: end };
+  }
+
   /** The selected heads, layers or all heads, each with its color. @returns {Chosen[]} */
   get chosen() {
-    const parsed = state.heads.map((name) => parseSelection(name, this.attention)).filter((each) => each !== null);
-    const selections = /** @type {Selection[]} */ (parsed.length ? parsed : [{ layer: null, head: null }]);
-    return selections.slice(0, MOST_CHOSEN).map((selection, at) => ({ name: selectionName(selection), selection, color: `var(--head-${at})` }));
+    const parsed = state.heads.flatMap((name) => parseSelection(name, this.attention) ?? []);
+    const selections = new Map((parsed.length ? parsed : [ALL]).map((selection) => [selectionName(selection), selection]));
+    return [...selections].slice(0, MOST_CHOSEN).map(([name, selection], at) => ({ name, selection, color: `var(--head-${at})` }));
+  }
+
+  /** What pictures show: the selected heads, or rollout, which multiplies all layers. @returns {Chosen[]} */
+  get pictured() {
+    return this.measure === "rollout" ? [{ name: "rollout", selection: ALL, color: "var(--accent)" }] : this.chosen;
   }
 
   /**

@@ -13,6 +13,7 @@
  * @property {number} row2  the locked row of the second text
  * @property {[number, number] | null} hover  the text and the row under the pointer; not kept in the address
  * @property {number | null} column  the chosen source, as a token
+ * @property {number | null} column2  the chosen source of the second text
  * @property {string[]} heads  names of selections: "2.3", "L2", "all"
  * @property {import("./measure.js").Measure} measure
  * @property {boolean} words
@@ -35,9 +36,20 @@
  */
 
 /** @type {(keyof State)[]} */
-const NUMBERS = ["row", "row2", "column", "temperature", "top_k", "top_p", "min_p", "step"];
+const NUMBERS = ["row", "row2", "column", "column2", "temperature", "top_k", "top_p", "min_p", "step"];
 /** @type {(keyof State)[]} */
 const FLAGS = ["words", "idle", "common", "everywhere"];
+/** The values of an address that are valid. @type {Partial<Record<keyof State, string[]>>} */
+const CHOICES = {
+  view: ["lines", "map", "heads", "steps", "layers"],
+  measure: ["norm", "raw", "rollout"],
+  tint: ["share", "surprise", "none"],
+  cut: ["none", "edge", "row", "column", "head"],
+  theme: ["auto", "light", "dark", "contrast"],
+};
+// Browsers ignore or refuse more than about 100 changes of the address in 30 seconds; a slider makes 60 in a second.
+const MOST_WRITES = 20; // changes of the address at once
+const WRITE_EVERY = 400; // milliseconds between two changes after that
 
 /** @type {((state: State, changed: Set<string>) => void)[]} */
 const listeners = [];
@@ -49,13 +61,14 @@ let initial = {};
 const pending = new Set();
 
 /**
- * Sets the initial state, then what the address says.
+ * Sets the initial state, then what the address says. A link to another view of this page loads the page again.
  * @param {State} values
  */
 export function startState(values) {
   initial = { ...values };
   addressed = fromAddress(location.hash);
   Object.assign(state, values, addressed);
+  window.addEventListener("hashchange", () => location.reload());
 }
 /** @type {Partial<State>} */
 let addressed = {};
@@ -88,9 +101,26 @@ function flush() {
   scheduled = false;
   const changed = new Set(pending);
   pending.clear();
-  if (![...changed].every((name) => name === "hover")) history.replaceState(null, "", toAddress() || location.pathname + location.search);
   for (const listener of listeners) listener(state, changed);
+  if (![...changed].every((name) => name === "hover")) writeAddress();
 }
+
+/** Writes the state into the address: at once, or after many changes when they pause. */
+function writeAddress() {
+  const now = performance.now();
+  writes = Math.min(MOST_WRITES, writes + (now - counted) / WRITE_EVERY);
+  counted = now;
+  clearTimeout(waiting);
+  if (writes < 1) {
+    waiting = setTimeout(writeAddress, WRITE_EVERY);
+    return;
+  }
+  writes -= 1;
+  history.replaceState(null, "", toAddress() || location.pathname + location.search);
+}
+let writes = MOST_WRITES; // that are allowed now
+let counted = 0; // the time at which they were counted
+let waiting = 0; // the timer of the next one
 
 /**
  * Calls a function after every change, with the names of the properties that changed.
@@ -119,8 +149,10 @@ function fromAddress(hash) {
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
     const key = /** @type {keyof State} */ (name);
     if (!Object.hasOwn(initial, key) || key === "hover") continue;
-    if (FLAGS.includes(key)) found[key] = text === "true";
-    else if (NUMBERS.includes(key)) {
+    if (CHOICES[key]?.includes(text) === false) continue;
+    if (FLAGS.includes(key)) {
+      if (text === "true" || text === "false") found[key] = text === "true";
+    } else if (NUMBERS.includes(key)) {
       if (text !== "" && Number.isFinite(Number(text))) found[key] = Number(text);
     } else found[key] = key === "heads" ? text.split(",") : text;
   }

@@ -1,7 +1,7 @@
 // @ts-check
 // The view of steps: the arithmetic of one pair in one head, unfolded from query and key to the output of the head.
 
-import { element, fill, roving, svg } from "./dom.js";
+import { element, fill, keepFocus, roving, svg } from "./dom.js";
 import { fixed, percent, percentOf, text } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
@@ -45,15 +45,13 @@ export function createSteps(page) {
   const news = element("p", { class: "sr-only", role: "status" });
   const table = tableBehind(() => componentTable(page));
   const whole = element("div", {}, holder, news, table.element);
-  whole.addEventListener("keydown", (event) => keys(event));
-  const relevant = ["all", "row", "row2", "column", "heads", "part", "step", "language"];
+  holder.addEventListener("keydown", keys);
+  const relevant = ["all", "row", "row2", "column", "column2", "heads", "part", "step", "language"];
   const update = (/** @type {Set<string>} */ changed) => {
     if (!relevant.some((name) => changed.has(name))) return;
     const found = chosenArithmetic(page);
     table.element.hidden = "missing" in found;
-    const focused = document.activeElement instanceof HTMLElement && holder.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    fill(holder, ...("missing" in found ? found.missing : unfolded(page, found)));
-    if (focused) /** @type {HTMLElement | null} */ (holder.querySelector(`[data-key="${focused}"]:not(:disabled)`) ?? holder.querySelector("[data-key]:not(:disabled)"))?.focus({ preventScroll: true });
+    keepFocus(holder, () => fill(holder, ...("missing" in found ? found.missing : unfolded(page, found))));
     if (changed.has("step")) {
       const last = holder.querySelector(".step:last-child");
       last?.scrollIntoView({ block: "nearest" });
@@ -252,7 +250,7 @@ function controls(page, found, count) {
   const sources = page.attention.columns.slice(0, found.scores.length);
   const choice = element(
     "select",
-    { "data-key": "source", onchange: (/** @type {Event} */ event) => change({ column: Number(/** @type {HTMLSelectElement} */ (event.target).value) }) },
+    { "data-key": "source", onchange: (/** @type {Event} */ event) => page.choose(Number(/** @type {HTMLSelectElement} */ (event.target).value)) },
     ...sources.map(({ label }, at) => element("option", { value: at, selected: at === found.column.start }, tokenName(label, at))),
   );
   const button = (/** @type {string} */ key, /** @type {number} */ to, /** @type {boolean} */ disabled) => element("button", { type: "button", "data-key": key, disabled, onclick: () => change({ step: to }) }, text(`steps.${key}`));
@@ -430,7 +428,7 @@ function sourceList(page, { scores, weights, masked, column }) {
     bar.style.width = `${(weights[at] * 100).toFixed(2)}%`;
     return element(
       "button",
-      { type: "button", class: `source${masked[at] ? " masked" : ""}`, "data-key": `source${at}`, "aria-pressed": String(at === column.start), onclick: () => change({ column: at }) },
+      { type: "button", class: `source${masked[at] ? " masked" : ""}`, "data-key": `source${at}`, "aria-pressed": String(at === column.start), onclick: () => page.choose(at) },
       element("span", { class: "token-name" }, tokenName(page.attention.columns[at].label, at)),
       element("span", { class: "score" }, masked[at] ? "−∞" : signed(scores[at], 2)),
       element("span", { class: "track" }, bar),

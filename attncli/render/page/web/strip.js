@@ -2,7 +2,7 @@
 // The text as a row of tokens. A click locks a row; the tint shows the shares of the row, or how surprising a token was.
 
 import { element, fill, roving } from "./dom.js";
-import { percent, text } from "./format.js";
+import { fixed, percent, text } from "./format.js";
 import { columnUnits, reachOf, rowUnits, unitOf } from "./measure.js";
 import { state } from "./state.js";
 
@@ -50,11 +50,9 @@ function build(page, holder) {
  */
 function group(page, name, units, kind) {
   const buttons = units.map((unit) => {
-    const token = unit.stop - 1;
-    const actions = kind === "row" ? { onclick: () => page.lock(token), onpointerenter: () => page.preview(token), onpointerleave: () => page.preview(null) } : {};
     const shown = { class: `token${unit.special ? " special" : ""}`, "data-start": unit.start, "data-kind": kind };
     if (kind === "column") return element("span", shown, unit.label);
-    return element("button", { ...shown, ...actions, type: "button", "aria-pressed": "false" }, unit.label);
+    return element("button", { ...shown, ...page.listeners(unit.stop - 1), type: "button", "aria-pressed": "false" }, unit.label);
   });
   const list = element("div", { class: "tokens", role: "group", "aria-label": name }, ...buttons);
   if (kind === "row") roving(list, "button");
@@ -68,8 +66,7 @@ function group(page, name, units, kind) {
  */
 function tint(page, holder) {
   const rows = rowUnits(page.attention, state.words);
-  const columns = columnUnits(page.attention, state.words);
-  const shares = state.tint === "surprise" ? surprises(page, columns) : state.tint === "share" ? sharesOf(page) : null;
+  const shares = state.tint === "surprise" ? surprises(page, rows) : state.tint === "share" ? sharesOf(page) : null;
   const locked = rows[unitOf(rows, page.row)];
   const shown = rows[unitOf(rows, page.shown)];
   for (const button of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(".token"))) {
@@ -78,7 +75,7 @@ function tint(page, holder) {
     const pressed = String(locked?.start === start);
     if (isRow && button.getAttribute("aria-pressed") !== pressed) button.setAttribute("aria-pressed", pressed);
     button.classList.toggle("shown", isRow && shown?.start === start);
-    const colored = page.attention.square || !isRow || state.tint === "surprise";
+    const colored = page.attention.square || isRow === (state.tint === "surprise");
     const share = colored && shares ? shares.get(start) : undefined;
     const strength = share === undefined ? "0" : Math.min(1, share.strength).toFixed(2);
     if (button.style.getPropertyValue("--share") !== strength) button.style.setProperty("--share", strength);
@@ -106,7 +103,8 @@ function sharesOf(page) {
 }
 
 /**
- * Returns the tint of every token by its surprise: minus the logarithm of the probability that it had.
+ * Returns the tint of every row by its surprise: minus the logarithm of the probability that its tokens had. The encoder
+ * of a model that translates has no predictions of its text.
  * @param {Page} page
  * @param {Unit[]} units
  * @returns {Map<number, Tint>}
@@ -114,7 +112,7 @@ function sharesOf(page) {
 function surprises(page, units) {
   const { predictions } = page.doc;
   const tints = new Map();
-  if (!predictions) return tints;
+  if (!predictions || (page.attention.part === "encoder" && page.doc.attentions.length > 1)) return tints;
   const [first, count] = predictions.rows;
   const shift = predictions.what === "next" ? 1 : 0;
   for (const unit of units) {
@@ -128,7 +126,7 @@ function surprises(page, units) {
         known = true;
       }
     }
-    if (known) tints.set(unit.start, { strength: sum / MOST_SURPRISE, title: text("strip.surprise", { probability: percent(Math.exp(-sum)), nats: sum.toFixed(2) }) });
+    if (known) tints.set(unit.start, { strength: sum / MOST_SURPRISE, title: text("strip.surprise", { probability: percent(Math.exp(-sum)), nats: fixed(sum, 2) }) });
   }
   return tints;
 }

@@ -1,7 +1,7 @@
 // @ts-check
 // The controls above the pictures: which attention, which heads, which measure, and how they are shown.
 
-import { element, fill, roving } from "./dom.js";
+import { element, fill, keepFocus, roving } from "./dom.js";
 import { text } from "./format.js";
 import { headName } from "./lines.js";
 import { selectionName } from "./measure.js";
@@ -20,14 +20,28 @@ import { change, state } from "./state.js";
 export function labelled(name, control, help) {
   const label = element("span", { class: "control-name" }, text(name));
   if (!help) return element("label", { class: "control" }, label, control);
-  const more = element("p", { class: "help", hidden: true }, text(help));
+  return element("div", { class: "control" }, element("label", {}, label, control), ...explanation(name, help));
+}
+
+/**
+ * Returns a button and the explanation that it shows and hides. The explanation of a control stays open when the control
+ * is built again.
+ * @param {string} name the key of the name of the control
+ * @param {string} help the key of the explanation
+ */
+export function explanation(name, help) {
+  const more = element("p", { class: "help", hidden: !opened.has(name) }, text(help));
   const toggle = () => {
     more.hidden = !more.hidden;
+    if (more.hidden) opened.delete(name);
+    else opened.add(name);
     button.setAttribute("aria-expanded", String(!more.hidden));
   };
-  const button = element("button", { type: "button", class: "ask", "aria-expanded": "false", "aria-label": text("help.about", { name: text(name) }), onclick: toggle }, "?");
-  return element("div", { class: "control" }, element("label", {}, label, control), button, more);
+  const button = element("button", { type: "button", class: "ask", "data-help": name, "aria-expanded": String(!more.hidden), "aria-label": text("help.about", { name: text(name) }), onclick: toggle }, "?");
+  return [button, more];
 }
+/** The controls whose explanation is open. @type {Set<string>} */
+const opened = new Set();
 
 /**
  * Returns a list of choices.
@@ -60,7 +74,7 @@ export function tick(name, label) {
 export function createToolbar(page) {
   const holder = element("div", { class: "toolbar", role: "group" });
   const update = (/** @type {Set<string>} */ changed) => {
-    if (["all", "part", "heads", "language", "measure", "idle", "tint"].some((name) => changed.has(name))) build(page, holder);
+    if (["all", "part", "heads", "language", "measure", "idle", "tint"].some((name) => changed.has(name))) keepFocus(holder, () => build(page, holder));
   };
   return { element: holder, update };
 }
@@ -71,7 +85,6 @@ export function createToolbar(page) {
  */
 function build(page, holder) {
   const { doc, attention } = page;
-  const focused = document.activeElement instanceof HTMLElement && holder.contains(document.activeElement) ? document.activeElement.dataset.key ?? document.activeElement.getAttribute("name") : null;
   holder.setAttribute("aria-label", text("toolbar"));
   const measures = ["norm", "raw", ...(attention.rollout ? ["rollout"] : [])];
   const tints = ["share", ...(doc.predictions ? ["surprise"] : []), "none"];
@@ -85,7 +98,6 @@ function build(page, holder) {
     tick("common", "common"),
     page.measure === "rollout" ? element("p", { class: "note" }, text("rollout.note")) : chooser(page),
   );
-  if (focused) /** @type {HTMLElement | null} */ (holder.querySelector(`[data-key="${focused}"], [name="${focused}"]`))?.focus();
 }
 
 /**
