@@ -174,7 +174,8 @@ def test_a_cut_is_measured_at_once(kind, page, folder):
         rows, effect.candidates, effect.before, effect.kept, strict=False
     ):
         assert label == id_label(int(id_), loaded.tokenizer.name(int(id_)))
-        assert [float(shown.rstrip("%")) / 100 for shown in (before, after)] == pytest.approx(expected, abs=1e-5)
+        found = [float(shown.rstrip("%")) / 100 for shown in (before, after)]
+        assert found == pytest.approx(expected, abs=2e-5)  # the payload of a text at rest rounds changes by 0.5 / 32767
     assert page.driver.get_log("browser") == []
 
 

@@ -93,6 +93,36 @@ async function checked(response) {
   throw new Error([error.message, error.hint].filter(Boolean).join(" "));
 }
 
+/** The controls of the live page: the text, the model, what is drawn. */
+class Live {
+  /**
+   * @param {Server} server
+   * @param {(payload: Payload) => void} show
+   */
+  constructor(server, show) {
+    this.server = server;
+    this.show = show;
+    /** @type {number[]} the tokens that were drawn since the text was typed */
+    this.ids = [];
+    this.typed = state.text;
+    this.later = 0; // the timer of the request for cuts
+    this.status = element("p", { class: "note", role: "status" });
+    this.area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
+    this.area.value = state.text;
+    this.target = element("input", { type: "text", name: "target", value: state.target });
+    this.targetLabel = element("label", { class: "live-target", hidden: true }, element("span", { class: "control-name", "data-name": "target" }), this.target);
+    this.models = element("select", { name: "model" });
+    this.drawn = element("ol", { class: "drawn" });
+    this.writing = createWriting(() => draw(this), this.status);
+    this.curves = createCurves(server);
+  }
+
+  /** Whether the chosen model translates. */
+  get translates() {
+    return this.models.selectedOptions[0]?.dataset.kind === "encoder-decoder";
+  }
+}
+
 /**
  * Builds the controls of the live page, and asks for the first document.
  * @param {HTMLElement} holder
@@ -100,103 +130,117 @@ async function checked(response) {
  * @param {(payload: Payload) => void} show
  */
 export function createLive(holder, server, show) {
-  const status = element("p", { class: "note", role: "status" });
-  /** @type {number[]} the tokens that were drawn since the text was typed */
-  let ids = [];
-  let later = 0;
-  let typed = state.text;
-  const area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
-  area.value = state.text;
-  const target = element("input", { type: "text", name: "target", value: state.target });
-  const drawn = element("ol", { class: "drawn" });
-  const models = element("select", { name: "model" });
-  const writing = createWriting(draw, status);
-
-  /** Shows what a request says, or its error. @param {Promise<string | void>} request */
-  const report = (request) =>
-    request.then(
-      (said) => fill(status, said || ""),
-      (error) => error.name === "AbortError" || fill(status, String(error.message ?? error)),
-    );
-
-  /** Shows the document of the text; returns what the user must do first, if there is something. */
-  async function refresh() {
-    clearTimeout(later); // a request for cuts would cancel this one
-    if (!state.text.trim()) {
-      server.cancel("page");
-      return text("live.empty");
-    }
-    const start = performance.now();
-    show(await server.page(false));
-    document.body.dataset.milliseconds = String(Math.round(performance.now() - start));
-    later = setTimeout(() => report(server.page(true).then(show)), PAUSE);
-  }
-
-  /** Forgets the drawn tokens, because the text is now another one. */
-  function edited() {
-    writing.stop();
-    server.cancel("next");
-    ids = [];
-    typed = area.value;
-    fill(drawn);
-    change({ text: area.value, target: target.value });
-    report(refresh());
-  }
-
-  async function draw() {
-    const response = await server.post("next", { ...asked(), text: typed, target: null, ids, temperature: state.temperature, top_k: state.top_k, top_p: state.top_p, min_p: state.min_p, seed: seedOf(writing.seed) });
-    /** @type {Drawn} */
-    const found = await response.json();
-    writing.seed.value = String(found.settings.seed);
-    if (!found.ends) {
-      ids.push(found.token.id);
-      area.value = translates() ? typed : typed + found.written;
-      if (translates()) target.value = found.written;
-      change({ text: area.value, target: target.value });
-    }
-    drawn.prepend(drawnToken(found));
-    await refresh();
-    return !found.ends;
-  }
-
-  const translates = () => models.selectedOptions[0]?.dataset.kind === "encoder-decoder";
-  area.addEventListener("input", edited);
-  target.addEventListener("input", edited);
+  const live = new Live(server, show);
+  const { area, target, targetLabel, models, writing, status, drawn, curves } = live;
+  area.addEventListener("input", () => edited(live));
+  target.addEventListener("input", () => edited(live));
   models.addEventListener("change", () => {
     change({ model: models.value });
     target.value = "";
-    targetLabel.hidden = !translates();
-    edited();
+    targetLabel.hidden = !live.translates;
+    edited(live);
   });
-  const textName = element("span", { class: "control-name" });
-  const modelName = element("span", { class: "control-name" });
-  const targetName = element("span", { class: "control-name" });
-  const targetLabel = element("label", { class: "live-target", hidden: true }, targetName, target);
-  const curves = createCurves(server);
-  const name = () => {
-    fill(textName, text("live.text"));
-    fill(modelName, text("live.model"));
-    fill(targetName, text("live.target"));
+  const name = (/** @type {string} */ key) => element("span", { class: "control-name", "data-name": key });
+  const row = element("div", { class: "toolbar" }, element("label", {}, name("model"), models), writing.element);
+  fill(holder, element("label", { class: "live-text" }, name("text"), area), targetLabel, row, status, drawn, curves.element);
+  const translate = () => {
+    for (const each of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll("[data-name]"))) fill(each, text(`live.${each.dataset.name}`));
     writing.name();
     curves.name();
   };
-  name();
-  onChange((_, changed) => changed.has("language") && name());
-  fill(holder, element("label", { class: "live-text" }, textName, area), targetLabel, element("div", { class: "toolbar" }, element("label", {}, modelName, models), writing.element), status, drawn, curves.element);
-  report(
-    server.get("models").then(async (/** @type {{first: string, models: Listed[]}} */ listed) => {
-      const named = state.model || listed.first;
-      const known = listed.models.some((one) => one.name === listed.first) ? listed.models : [{ name: listed.first, kind: null, loaded: true }, ...listed.models];
-      fill(models, ...known.map((one) => element("option", { value: one.name, "data-kind": one.kind, selected: one.name === named }, one.name)));
-      targetLabel.hidden = !translates();
-      if (!state.text) {
-        area.value = text(translates() ? "live.example.translate" : "live.example");
-        typed = area.value;
-        state.text = area.value;
-      }
-      return refresh();
-    }),
+  translate();
+  onChange((_, changed) => changed.has("language") && translate());
+  report(live, server.get("models").then((listed) => begin(live, listed)));
+}
+
+/**
+ * Shows what a request says, or its error.
+ * @param {Live} live
+ * @param {Promise<string | void>} request
+ */
+function report({ status }, request) {
+  request.then(
+    (said) => fill(status, said || ""),
+    (error) => error.name === "AbortError" || fill(status, String(error.message ?? error)),
   );
+}
+
+/**
+ * Lists the models, and shows the document of the first text.
+ * @param {Live} live
+ * @param {{first: string, models: Listed[]}} listed
+ */
+function begin(live, { first, models: listed }) {
+  const { models, area, targetLabel } = live;
+  const named = state.model || first;
+  const known = listed.some((one) => one.name === first) ? listed : [{ name: first, kind: null, loaded: true }, ...listed];
+  fill(models, ...known.map((one) => element("option", { value: one.name, "data-kind": one.kind, selected: one.name === named }, one.name)));
+  targetLabel.hidden = !live.translates;
+  if (!state.text) {
+    area.value = text(live.translates ? "live.example.translate" : "live.example");
+    live.typed = area.value;
+    state.text = area.value;
+  }
+  return refresh(live);
+}
+
+/**
+ * Shows the document of the text; returns what the user must do first, if there is something.
+ * @param {Live} live
+ */
+async function refresh(live) {
+  const { server, show, models, targetLabel } = live;
+  clearTimeout(live.later); // a request for cuts would cancel this one
+  if (!state.text.trim()) {
+    server.cancel("page");
+    return text("live.empty");
+  }
+  const start = performance.now();
+  const payload = await server.page(false);
+  // The list of models does not know the kind of a model from another folder.
+  if (models.selectedOptions[0]) models.selectedOptions[0].dataset.kind = payload.documents[0].kind;
+  targetLabel.hidden = !live.translates;
+  show(payload);
+  document.body.dataset.milliseconds = String(Math.round(performance.now() - start));
+  clearTimeout(live.later);
+  live.later = setTimeout(() => report(live, server.page(true).then(show)), PAUSE);
+}
+
+/**
+ * Forgets the drawn tokens, because the text is now another one.
+ * @param {Live} live
+ */
+function edited(live) {
+  const { writing, server, area, target, drawn } = live;
+  writing.stop();
+  server.cancel("next");
+  live.ids = [];
+  live.typed = area.value;
+  fill(drawn);
+  change({ text: area.value, target: target.value });
+  report(live, refresh(live));
+}
+
+/**
+ * Draws a token, and shows the text with it; returns whether the text goes on.
+ * @param {Live} live
+ */
+async function draw(live) {
+  const { server, writing, area, target, typed, ids } = live;
+  const { temperature, top_k, top_p, min_p } = state;
+  const response = await server.post("next", { ...asked(), text: typed, target: null, ids, temperature, top_k, top_p, min_p, seed: seedOf(writing.seed) });
+  /** @type {Drawn} */
+  const found = await response.json();
+  writing.seed.value = String(found.settings.seed);
+  if (!found.ends) {
+    ids.push(found.token.id);
+    area.value = live.translates ? typed : typed + found.written;
+    if (live.translates) target.value = found.written;
+    change({ text: area.value, target: target.value });
+  }
+  live.drawn.prepend(drawnToken(found));
+  await refresh(live);
+  return !found.ends;
 }
 
 /**
