@@ -56,6 +56,6 @@ def test_every_text_of_the_scripts_is_defined_and_used():
     keys = assemble.texts_of(WEB / "texts" / "en.json").keys()
     named = set(re.findall(r'(?:\btext|labelled|tick)\(\s*"([\w.]+)"', code))
     assert named - keys - {"part", "idle", "everywhere"} <= {"words", "common"} | keys
-    stems = {re.split(r"\$\{", found)[0] for found in re.findall(r"`([a-z_]+\.\$\{[^`]*)`", code)}
+    stems = {re.split(r"\$\{", found)[0] for found in re.findall(r"`([a-z_.]+\.\$\{[^`]*)`", code)}
     unused = [key for key in keys if f'"{key}"' not in code and not key.startswith(tuple(stems))]
     assert unused == []

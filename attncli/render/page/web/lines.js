@@ -2,7 +2,7 @@
 // The head view: queries on the left, sources on the right, and a curve for every weight.
 
 import { element, fill, roving, setAttributes, svg } from "./dom.js";
-import { percent, percentOf, text } from "./format.js";
+import { number, percent, percentOf, text } from "./format.js";
 import { hiddenColumns, openInPicture } from "./heat.js";
 import { largestOf, reachOf, unitOf } from "./measure.js";
 import { state } from "./state.js";
@@ -17,6 +17,8 @@ import { tableBehind } from "./table.js";
 const NARROW = matchMedia("(max-width: 600px)");
 const MOST_LINES = 1500; // of rows that are not in focus
 const LONG = 96; // tokens: a longer text is drawn more densely
+const MOST_FIGURES = 4; // heads whose shares are written beside the sources
+const LEAST = 1e-9; // a share that is stored as 0 may be any number below the rounding error
 const NEAR = 9; // pixels between the pointer and a line
 const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not drawn, but their share is written
 
@@ -43,7 +45,8 @@ export function createLines(page) {
   const picture = svg("svg", { class: "lines-picture", "aria-hidden": "true" });
   const scroller = element("div", { class: "lines", tabindex: "-1" }, left, picture, right);
   const table = tableBehind(() => tableOf(page));
-  const whole = element("div", {}, scroller, table.element);
+  const legend = element("p", { class: "lines-legend" });
+  const whole = element("div", {}, legend, scroller, table.element);
   touch(page, picture);
   const layout = ["all", "words", "part", "heads", "measure", "idle", "common", "language"];
   const update = (/** @type {Set<string>} */ changed) => {
@@ -53,6 +56,7 @@ export function createLines(page) {
     }
     if (changed.has("row") || changed.has("row2") || changed.has("all")) intoView(page, scroller);
     drawRow(page, picture, left, right);
+    explainFigures(page, legend);
     table.update();
   };
   NARROW.addEventListener("change", () => update(new Set(["all"])));
@@ -71,7 +75,8 @@ function build(page, left, right) {
   for (const side of [left, right]) side.style.setProperty("--line", height);
   for (const side of [left, right]) side.classList.toggle("long", Math.max(rows.length, columns.length) > LONG);
   left.style.width = `calc(${widest(rows)}ch + 5em)`;
-  right.style.width = `calc(${widest(columns)}ch + 60px + 7em)`;
+  const shown = figures(page);
+  right.style.width = `calc(${widest(columns)}ch + 60px + 3em + ${shown.length * (page.measure === "rollout" ? 7 : 4.2)}em)`;
   left.setAttribute("aria-label", text("lines.rows"));
   right.setAttribute("aria-label", text("lines.columns"));
   fill(
@@ -93,7 +98,11 @@ function build(page, left, right) {
         { type: "button", class: "line-token", "aria-pressed": "false", "data-start": column.start, onclick: choose },
         element("span", { class: "label" }, column.label),
         element("span", { class: "bar" }),
-        element("span", { class: "share" }),
+        ...shown.map(({ color }) => {
+          const figure = element("span", { class: "share" });
+          if (shown.length > 1) figure.style.color = color;
+          return figure;
+        }),
       ),
     ),
   );
@@ -107,6 +116,48 @@ function build(page, left, right) {
  */
 function widest(units) {
   return Math.min(40, Math.max(4, ...units.map(({ label }) => label.replace(/[\u2e80-\uffff]/g, "xx").length)));
+}
+
+/**
+ * Returns the selections whose shares are written beside the sources.
+ * @param {Page} page
+ */
+function figures(page) {
+  return page.measure === "rollout" ? page.chosen.slice(0, 1) : page.chosen.slice(0, MOST_FIGURES);
+}
+
+/**
+ * Says what the numbers beside the sources are, with the name of each head in its color.
+ * @param {Page} page
+ * @param {HTMLElement} legend
+ */
+function explainFigures(page, legend) {
+  const { rows } = page.matrix(page.chosen[0].selection);
+  const row = rows[page.shownUnit];
+  const { start } = page.doc;
+  const names = figures(page).map(({ name, color }) => {
+    const shown = element("b", {}, page.measure === "rollout" ? text("measure.rollout") : headName(name));
+    shown.style.color = color;
+    return shown;
+  });
+  const busiest = page.shown === start.row && page.attention.part === start.part && start.part !== "cross" && page.chosen.length === 1 && page.chosen[0].name === start.heads[0].join(".");
+  fill(
+    legend,
+    text(`lines.legend.${page.measure}`, { row: row.label, index: row.index }),
+    ": ",
+    ...names.flatMap((name, at) => (at ? [", ", name] : [name])),
+    page.measure !== "rollout" && busiest && ` (${text("lines.busiest")})`,
+  );
+}
+
+/**
+ * Writes a share; rollout is followed by its ratio to the rollout of uniform attention.
+ * @param {Matrix} matrix
+ * @param {number} at
+ */
+function figureOf({ values, even }, at) {
+  const share = percent(Math.max(values[at], LEAST));
+  return even?.[at] ? `${share} ×${number(values[at] / even[at], 2)}` : share;
 }
 
 /**
@@ -217,16 +268,19 @@ function drawRow(page, picture, left, right) {
   markPressed(right, page.column === null ? -1 : unitOf(columns, page.column));
   const offset = shownUnit * columns.length;
   const [start, stop] = openInPicture(page, chosen[0].selection, rows[shownUnit], columns);
+  const matrices = figures(page).map(({ selection }) => page.matrix(selection));
   [...right.children].forEach((button, at) => {
     const masked = at < start || at >= stop;
     const share = values[offset + at];
-    const shown = masked ? "" : percent(share);
-    const [, bar, figure] = /** @type {HTMLElement[]} */ ([...button.children]);
+    const [, bar, ...cells] = /** @type {HTMLElement[]} */ ([...button.children]);
     if (button.classList.contains("masked") !== masked) {
       button.classList.toggle("masked", masked);
       button.setAttribute("aria-disabled", String(masked));
     }
-    if (figure.textContent !== shown) figure.textContent = shown;
+    cells.forEach((cell, which) => {
+      const shown = masked ? "" : figureOf(matrices[which], offset + at);
+      if (cell.textContent !== shown) cell.textContent = shown;
+    });
     bar.style.transform = `scaleX(${masked ? 0 : share.toFixed(3)})`;
   });
 }
