@@ -174,3 +174,12 @@ def test_surprise_belongs_to_the_predicted_tokens_of_a_translation(browser, tran
     assert tints["decoder"] == tints["cross"]
     browser.open(file, "#part=encoder&tint=surprise")
     assert set(browser.run(TINTS, ".token")) == {0}
+
+
+def test_the_shares_of_lines_fit_a_narrow_window(browser, page):
+    browser.resize(390, 844)
+    browser.open(page(), "#row=8&heads=1.2")
+    edges = browser.run(
+        "return ['.lines', '.columns .share'].map((one) => document.querySelector(one).getBoundingClientRect().right)"
+    )
+    assert edges[1] <= edges[0] <= 390

@@ -74,9 +74,12 @@ function build(page, left, right) {
   const height = `${heightOf(Math.max(rows.length, columns.length))}px`;
   for (const side of [left, right]) side.style.setProperty("--line", height);
   for (const side of [left, right]) side.classList.toggle("long", Math.max(rows.length, columns.length) > LONG);
-  left.style.width = `calc(${widest(rows)}ch + 5em)`;
   const shown = figures(page);
-  right.style.width = `calc(${widest(columns)}ch + 60px + 3em + ${shown.length * (page.measure === "rollout" ? 7 : 4.2)}em)`;
+  const ratios = page.measure === "rollout";
+  left.style.setProperty("--letters", String(widest(rows)));
+  right.style.setProperty("--letters", String(widest(columns)));
+  right.style.setProperty("--figures", `${shown.length * (ratios ? 7 : 4.2)}em`);
+  right.classList.toggle("ratios", ratios);
   left.setAttribute("aria-label", text("lines.rows"));
   right.setAttribute("aria-label", text("lines.columns"));
   fill(
@@ -123,7 +126,7 @@ function widest(units) {
  * @param {Page} page
  */
 function figures(page) {
-  return page.measure === "rollout" ? page.chosen.slice(0, 1) : page.chosen.slice(0, MOST_FIGURES);
+  return page.pictured.slice(0, MOST_FIGURES);
 }
 
 /**
@@ -132,11 +135,10 @@ function figures(page) {
  * @param {HTMLElement} legend
  */
 function explainFigures(page, legend) {
-  const { rows } = page.matrix(page.chosen[0].selection);
-  const row = rows[page.shownUnit];
+  const row = page.rows[page.shownUnit];
   const { start } = page.doc;
   const names = figures(page).map(({ name, color }) => {
-    const shown = element("b", {}, page.measure === "rollout" ? text("measure.rollout") : headName(name));
+    const shown = element("b", {}, headName(name));
     shown.style.color = color;
     return shown;
   });
