@@ -34,6 +34,11 @@ const done = arguments[0], found = () => document.querySelector(".verdict .resul
 const poll = () => found() ? done() : requestAnimationFrame(poll);
 poll();
 """
+DRAWN = """
+const done = arguments[0], found = () => document.querySelector(".drawn > li");
+const poll = () => found() ? done() : requestAnimationFrame(poll);
+poll();
+"""
 TYPED = """
 const area = document.querySelector(arguments[0]);
 area.value = arguments[1];
@@ -236,3 +241,14 @@ def test_cuts_are_measured_when_the_text_rests(page):
     heads = page.run(f"return {ranked}.map((head) => head.dataset.head)")
     assert len(set(heads)) == len(heads) > 0
     assert page.messages() == []
+
+
+def test_a_drawn_token_continues_the_translation_that_was_typed(page):
+    page.choose("model", "t")
+    shown(page)
+    assert page.run("return document.querySelector('[name=part]').value") == "cross"
+    typed(page, "dog")
+    typed(page, "Hund", "input[name=target]")
+    page.click('[data-action="draw"]')
+    page.driver.execute_async_script(DRAWN)
+    assert page.find("input[name=target]").get_attribute("value").startswith("Hund")

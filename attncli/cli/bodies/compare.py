@@ -25,6 +25,7 @@ def run(
     loaded = load(source)
     pieces = [loaded.pieces(text) for text in texts]
     finding = compare(loaded.model, pieces, find_words(pieces, tokens), layer)
+    write_page(page, lambda: html_comparison(loaded, pieces, finding))  # before the screen, whose pipe may be closed
     show_result(
         lambda: comparison_document(finding, loaded.name),
         lambda console: comparison_screen(finding, loaded.name, console),
@@ -32,4 +33,3 @@ def run(
         title="attncli compare",
         pictures=pictures,
     )
-    write_page(page, lambda: html_comparison(loaded, pieces, finding))

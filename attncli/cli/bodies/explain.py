@@ -40,6 +40,7 @@ def run(
         read = _continued(loaded, list(read), generate)
     # The screen of --compare-weights does not show the cuts, so they are not computed.
     options = replace(options, check=options.check and (json or not options.compare_weights))
+    write_page(page, lambda: html_page(loaded, read, token, options))  # before the screen, whose pipe may be closed
     functions, reading = view.load(options), reading_of(loaded, read, view, options)
     finding = functions.find(request(reading, loaded.tokenizer, token, options))
     if json:
@@ -52,7 +53,6 @@ def run(
         show(console, functions.screen(finding, loaded.name, console))
     _write_tables(finding, reading, options.csv, options.npz)
     write_pictures(lambda console: functions.screen(finding, loaded.name, console), "attncli explain", pictures)
-    write_page(page, lambda: html_page(loaded, read, token, options))
 
 
 def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[Piece]:

@@ -105,6 +105,7 @@ class Live {
     /** @type {number[]} the tokens that were drawn since the text was typed */
     this.ids = [];
     this.typed = state.text;
+    this.typedTarget = state.target; // the beginning of the translation, without the drawn tokens
     this.later = 0; // the timer of the request for cuts
     this.status = element("p", { class: "note", role: "status" });
     this.area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
@@ -154,14 +155,18 @@ export function createLive(holder, server, show) {
 }
 
 /**
- * Shows what a request says, or its error.
+ * Shows what a request says, or its error. Then the pictures of the text before it are dimmed.
  * @param {Live} live
  * @param {Promise<string | void>} request
  */
 function report({ status }, request) {
+  const say = (/** @type {string} */ said) => {
+    fill(status, said);
+    document.getElementById("texts")?.classList.toggle("stale", said !== "");
+  };
   request.then(
-    (said) => fill(status, said || ""),
-    (error) => error.name === "AbortError" || fill(status, String(error.message ?? error)),
+    (said) => say(said || ""),
+    (error) => error.name === "AbortError" || say(String(error.message ?? error)),
   );
 }
 
@@ -216,6 +221,7 @@ function edited(live) {
   server.cancel("next");
   live.ids = [];
   live.typed = area.value;
+  live.typedTarget = target.value;
   fill(drawn);
   change({ text: area.value, target: target.value });
   report(live, refresh(live));
@@ -226,16 +232,16 @@ function edited(live) {
  * @param {Live} live
  */
 async function draw(live) {
-  const { server, writing, area, target, typed, ids } = live;
+  const { server, writing, area, target, typed, typedTarget, ids } = live;
   const { temperature, top_k, top_p, min_p } = state;
-  const response = await server.post("next", { ...asked(), text: typed, target: null, ids, temperature, top_k, top_p, min_p, seed: seedOf(writing.seed) });
+  const response = await server.post("next", { ...asked(), text: typed, target: typedTarget || null, ids, temperature, top_k, top_p, min_p, seed: seedOf(writing.seed) });
   /** @type {Drawn} */
   const found = await response.json();
   writing.seed.value = String(found.settings.seed);
   if (!found.ends) {
     ids.push(found.token.id);
     area.value = live.translates ? typed : typed + found.written;
-    if (live.translates) target.value = found.written;
+    if (live.translates) target.value = typedTarget + found.written;
     change({ text: area.value, target: target.value });
   }
   live.drawn.prepend(drawnToken(found));

@@ -161,10 +161,11 @@ function follow(before, { documents }) {
   const asked = before ? {} : fromStart();
   /** @type {Partial<import("./state.js").State>} */
   const values = {};
-  if (!attentions.some(({ part }) => part === state.part)) values.part = start.part;
+  if (!attentions.some(({ part }) => part === state.part) || (other && before)) values.part = start.part;
   if (other && !("heads" in asked)) values.heads = start.heads.map(([layer, head]) => selectionName({ layer, head }));
   const last = before && state.row === before.documents[0].start.row;
   if ((last || other) && !("row" in asked)) values.row = start.row;
+  if (other && before) Object.assign(values, { column: null, cut: "none" });
   Object.assign(state, values);
 }
 
