@@ -8,6 +8,7 @@ same tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -66,3 +67,45 @@ class RolloutProduct(Observer):
         allowed = self.reading.allowed(module.part, self.rows, module.window).double()
         self.product = rolled(self.product, weights.double())
         self.even = rolled(self.even, allowed / allowed.sum(-1, keepdim=True))
+
+
+class RolloutRows(Observer):
+    """Records the attention of all layers, and computes the rollout of some rows of a long text in float64.
+
+    The rows (R, T) are multiplied from the last layer down, which takes R x T x T multiplications for each layer;
+    `RolloutProduct` takes T x T x T. The averaged weights (T, T) of all layers are kept in float32.
+    """
+
+    def __init__(self, reading: Reading, rows: range) -> None:
+        """`rows` are all T rows."""
+        self._reading, self._all = reading, rows
+        self._layers: list[tuple[Tensor, Attention]] = []
+
+    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        """Keeps the attention of a layer."""
+        self._layers.append((steps.weights[0].mean(0).cpu(), module))
+
+    def product(self, rows: range) -> Tensor:
+        """Returns the rollout (R, T) of some rows."""
+        return _downwards(rows, (weights.double() for weights, _ in reversed(self._layers)))
+
+    def even(self, rows: range) -> Tensor:
+        """Returns the rollout (R, T) of some rows for uniform attention."""
+        return _downwards(rows, (self._uniform(module) for _, module in reversed(self._layers)))
+
+    def _uniform(self, module: Attention) -> Tensor:
+        allowed = self._reading.allowed(module.part, self._all, module.window).cpu().double()
+        return allowed.div_(allowed.sum(-1, keepdim=True))
+
+
+def _downwards(rows: range, layers: Iterable[Tensor]) -> Tensor:
+    """Returns rows (R, T) of a rollout. `layers` are the averaged weights (T, T), the last layer first."""
+    found: Tensor | None = None
+    for weights in layers:
+        if found is None:
+            found = torch.eye(len(weights), dtype=weights.dtype)[rows.start : rows.stop]
+            found = (weights[rows.start : rows.stop] + found) / 2
+        else:
+            found = (found @ weights + found) / 2
+    assert found is not None
+    return found

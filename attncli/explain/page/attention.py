@@ -26,15 +26,17 @@ from attncli.explain.defaults import AttentionPart
 from attncli.explain.head_map import alignment_scores
 from attncli.explain.question import MapAxes
 from attncli.explain.reading import Observers, Reading
-from attncli.explain.rollout import RolloutProduct
+from attncli.explain.rollout import RolloutProduct, RolloutRows
 from attncli.explain.units import Spans
 from attncli.explain.words import word_spans
-from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.model.attention import Attention, AttentionSteps, Observer, Part
 
 Array = NDArray[np.float32]
 _THUMBNAIL = 32  # cells along the side of a thumbnail
 _VECTOR_ROWS = 16  # rows whose queries are kept, if the queries of all rows are too many
-_PASS_BYTES = 1 << 30  # the most bytes of one layer's weights for which a pass over all rows of a long text is made
+_PASS_BYTES = (
+    1 << 30
+)  # the most bytes of one layer's weights, and of all layers' averages, in a pass over all rows of a long text
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,10 @@ def page_attention(
     whole = len(rows) == count
     product = RolloutProduct(reading, rows) if whole and part != "cross" else None
     reading.run(rows, Observers([each for each in (record, product, more) if each is not None]))
+    rollout, even = (None, None) if product is None else (product.product, product.even)
     thumbnails = None
     if not whole and 4 * reading.heads * count * len(axes.columns) <= _PASS_BYTES:
-        product, thumbnails = _long_passes(reading, part)
+        rollout, even, thumbnails = _long_pass(reading, part, rows)
     busiest = record.busiest()
     return PageAttention(
         part="encoder" if part == "decoder" and not reading.model.config.causal else part,
@@ -115,27 +118,26 @@ def page_attention(
         norm=_stacked(record.norm),
         layer_shares=_stacked(record.layer_shares),
         busiest=busiest,
-        rollout=_rolled(product, rows, whole=whole, even=False),
-        even=_rolled(product, rows, whole=whole, even=True),
+        rollout=None if rollout is None else _array(rollout),
+        even=None if even is None else _array(even),
         thumbnails=thumbnails,
         vectors=record.vectors(vectors, busiest) if vectors else None,
     )
 
 
-def _long_passes(reading: Reading, part: str) -> tuple[RolloutProduct | None, Thumbnails]:
-    """Returns the rollout and the thumbnails of all rows of a long text, one layer in memory at a time."""
+def _long_pass(reading: Reading, part: Part, rows: range) -> tuple[Tensor | None, Tensor | None, Thumbnails]:
+    """Returns the rollout and its baseline (R, S) in `rows` of a long text, and the thumbnails of all rows.
+
+    The weights of one layer are in memory at a time, and for the rollout the averages over the heads of all layers.
+    There is no rollout if these need more than _PASS_BYTES.
+    """
     everything = range(len(reading.axes.rows))
     pool = math.ceil(max(len(everything), len(reading.axes.columns)) / _THUMBNAIL)
-    pooled, product = _Pooled(pool), None if part == "cross" else RolloutProduct(reading, everything)
-    reading.run(everything, Observers([each for each in (pooled, product) if each is not None]))
-    return product, Thumbnails(pool, _stacked(pooled.layers))
-
-
-def _rolled(product: RolloutProduct | None, rows: range, *, whole: bool, even: bool) -> Array | None:
-    found = None if product is None else product.even if even else product.product
-    if found is None:
-        return None
-    return _array(found if whole else found[rows.start : rows.stop])
+    pooled, rolled = _Pooled(pool), RolloutRows(reading, everything)
+    rolls = part != "cross" and 4 * reading.layers * len(everything) ** 2 <= _PASS_BYTES
+    reading.run(everything, Observers([pooled, rolled] if rolls else [pooled]))
+    thumbnails = Thumbnails(pool, _stacked(pooled.layers))
+    return (rolled.product(rows), rolled.even(rows), thumbnails) if rolls else (None, None, thumbnails)
 
 
 def _stacked(layers: Sequence[Tensor]) -> Array:
@@ -160,8 +162,14 @@ class _Recorder(Observer):
     _brought: list[Tensor] = field(default_factory=list)  # (H,) per layer: from other tokens to the focus
     _steps: list[tuple[AttentionSteps, Attention]] = field(default_factory=list)
 
+    def _at(self, rows: range) -> slice:
+        """Returns where some of the rows are in the forward pass: an encoder always computes all rows."""
+        before = self.rows.start if self.reading.causal else 0
+        return slice(rows.start - before, rows.stop - before)
+
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        weights = steps.weights[0].cpu().double()  # (H, R, S)
+        recorded = steps.weights[0, :, self._at(self.rows)].cpu()  # (H, R, S)
+        weights = recorded.double()
         value = by_head(steps.value[0], module.heads).cpu().double()  # (H, S, D)
         matrix = module.output.weight.cpu().double().view(-1, module.heads, module.head_width)  # (C, H, D)
         written = torch.einsum("chd,hsd->shc", matrix, value)
@@ -173,7 +181,7 @@ class _Recorder(Observer):
         self.raw.append(weights.float())
         self.norm.append(_normalized(norms))
         self.layer_shares.append(_normalized(together))
-        self._brought.append(self._from_others(norms, steps.weights[0].cpu()))
+        self._brought.append(self._from_others(norms, recorded))
         self._steps.append((steps, module))
 
     def _from_others(self, norms: Tensor, weights: Tensor) -> Tensor:
@@ -205,8 +213,7 @@ class _Recorder(Observer):
         count = max(1, min(total, most // ((len(rows) + 2 * sources) * width)))
         order = torch.stack(self._brought).flatten().argsort(descending=True).tolist()[:count]
         heads = sorted({busiest, *(divmod(at, len(self.raw[0])) for at in order)})
-        seen = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
-        each = [self._of_head(layer, head, seen) for layer, head in heads]
+        each = [self._of_head(layer, head, self._at(rows)) for layer, head in heads]
         query, key, value, scores, written = (np.stack(arrays) for arrays in zip(*each, strict=True))
         return Vectors(tuple(heads), rows, query, key, value, scores, written, self._steps[0][1].scaled)
 
@@ -238,4 +245,4 @@ class _Pooled(Observer):
         self.layers: list[Tensor] = []  # (H, P, Q)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        self.layers.append(F.max_pool2d(steps.weights[0].float(), self.pool, ceil_mode=True))
+        self.layers.append(F.max_pool2d(steps.weights[0].float(), self.pool, ceil_mode=True).cpu())

@@ -148,7 +148,7 @@ def _final(logits: Tensor, totals: Tensor, actual: Tensor, kept: int, width: flo
         "ids": ids.int(),
         "logits": (values - values[:, :1]).float(),
         "tail": counts,
-        "probability_of_kept": logs.gather(1, ids).double().exp().sum(-1),
+        "probability_of_kept": logs.gather(1, ids).cpu().double().exp().sum(-1),
         "actual": named.float(),
         "entropy": entropy.float(),
     }

@@ -1,0 +1,59 @@
+"""The page's attention: its shares are those of the views, and the rows of a long text are those of the whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from attncli.explain.page import attention
+from attncli.explain.page.attention import page_attention
+from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
+from attncli.explain.rollout import rollout
+from attncli.text.tokenizer import Piece
+from tests.support.models import tiny_model
+
+FAMILIES = {"decoder": {}, "window": {"window": 4, "window_from": 1}, "encoder": {"causal": False}}
+PIECES = tuple(Piece(id_, f" {id_}", 0) for id_ in torch.randint(3, 250, (14,)).tolist())
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def reading(request):
+    return Reading.of(tiny_model(vocab_size=300, dtype=torch.float64, **FAMILIES[request.param]), PIECES)
+
+
+@pytest.fixture(scope="module")
+def whole(reading):
+    return page_attention(reading, range(len(PIECES)), len(PIECES) - 1, vectors=10**6)
+
+
+def test_rollout_is_that_of_the_view(reading, whole):
+    for row in range(len(PIECES)):
+        found = rollout(reading, Focus(row))
+        np.testing.assert_allclose(whole.rollout[row], found.shares, atol=1e-6)
+        np.testing.assert_allclose(whole.even[row], found.even, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [range(5, 9), range(9, 14), range(1)])
+def test_the_rows_of_a_long_text_are_those_of_the_whole(reading, whole, rows):
+    part = page_attention(reading, rows, rows[-1], vectors=10**6)
+    at, seen = slice(rows.start, rows.stop), part.raw.shape[-1]
+    assert seen == (rows.stop if reading.causal else len(PIECES))
+    for name in ("raw", "norm"):
+        np.testing.assert_allclose(getattr(part, name), getattr(whole, name)[:, :, at, :seen], atol=1e-6)
+    np.testing.assert_allclose(part.layer_shares, whole.layer_shares[:, at, :seen], atol=1e-6)
+    np.testing.assert_allclose(part.rollout, whole.rollout[at], atol=1e-6)
+    np.testing.assert_allclose(part.even, whole.even[at], atol=1e-6)
+    for name in ("query", "scores", "written"):
+        expected = getattr(whole.vectors, name)[:, at]
+        expected = expected[..., :seen] if name == "scores" else expected
+        np.testing.assert_allclose(getattr(part.vectors, name), expected, atol=1e-5)
+    assert part.busiest == page_attention(reading, range(len(PIECES)), rows[-1]).busiest
+    assert part.thumbnails.weights.shape[:2] == part.shape
+
+
+def test_a_rollout_that_needs_too_much_memory_is_left_out(reading, monkeypatch):
+    monkeypatch.setattr(attention, "_PASS_BYTES", 4 * reading.heads * len(PIECES) ** 2)
+    monkeypatch.setattr(type(reading), "layers", property(lambda self: 1 + self.heads))
+    part = attention._long_pass(reading, "decoder", range(2))
+    assert part[:2] == (None, None)
+    assert part[2].pool == 1
