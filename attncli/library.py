@@ -42,11 +42,12 @@ from attncli.generation.token_details import TokenDetails
 from attncli.model.backend import Backend
 from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.native import round_to_int8
+from attncli.pages import html_page
 from attncli.text.documents import Documents
 from attncli.text.files import refuse_missing
 from attncli.text.pair_inputs import InputKind, files_and_kind
 from attncli.text.parts import Part
-from attncli.text.tokenizer import Tokenizer, checked_text
+from attncli.text.tokenizer import Piece, Tokenizer, checked_text
 from attncli.text.tokens import tokens_of
 from attncli.training.reports import Report, Result
 from attncli.views import ViewOptions, find_view, reading_of, refuse_generate, request, text_of
@@ -54,6 +55,7 @@ from attncli.views import ViewOptions, find_view, reading_of, refuse_generate, r
 C = TypeVar("C")
 _TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
 _OF_A_MODEL = {"size", "tokenizer", "vocab_size"}  # the settings of a run that the model to fine-tune decides
+_OF_A_PAGE = ("head", "layer", "words", "weights", "temperature", "part", "target", "pair")  # fields of ViewOptions
 _OF_A_SCREEN = ("plain", "csv", "npz", "compare_weights")  # the fields of ViewOptions that choose the output
 
 
@@ -151,20 +153,28 @@ class Model:
         too long.
         """
         _refuse_unknown(options, [field.name for field in fields(ViewOptions) if field.name not in _OF_A_SCREEN])
-        if isinstance(options.get("head"), float):
-            raise UsageProblem(f"head is the number {options['head']}.", "Give LAYER.HEAD as text, such as head='2.3'.")
-        if options.get("head") is not None:
-            options["head"] = str(options["head"])
-        chosen, asked = find_view(view), ViewOptions(**options)
+        chosen, asked = find_view(view), ViewOptions(**_with_head(options))
         chosen.refuse_options(asked)
         loaded = self._read("float32")
-        refuse_generate(loaded, generate)
-        read = text_of(loaded, text, asked)
-        if not isinstance(read, TextPair):
-            read = continued(loaded, read, generate)
+        read = self._text(loaded, text, asked, generate)
         reading = reading_of(loaded, read, chosen, asked)
         focus = None if token is None else str(token)
         return chosen.load(asked).find(request(reading, loaded.tokenizer, focus, asked))
+
+    def page(self, text: str, *, token: int | str | None = None, generate: int = 0, **options: Any) -> str:
+        """Returns the interactive page of a text as HTML, which `attncli explain TEXT --page FILE` writes.
+
+        `token` is the token in focus, as in `explain`. The text is first continued greedily by `generate` tokens.
+        Options are the fields of ViewOptions that choose the text and what the page shows first: head, layer, words,
+        weights, temperature, part, target and pair. The network computes in float32.
+
+        Raises UsageProblem for an option that is invalid, BadInput for a text that is too long.
+        """
+        _refuse_unknown(options, _OF_A_PAGE)
+        asked = ViewOptions(**_with_head(options))
+        loaded = self._read("float32")
+        read = self._text(loaded, text, asked, generate)
+        return html_page(loaded, read, None if token is None else str(token), asked)
 
     def score(self, text: str) -> Score:
         """Returns the score of the model on a text, computed as in `attncli eval`: nats, bits per byte, perplexity.
@@ -282,6 +292,13 @@ class Model:
         The model may have weights of any dtype, or no weights because a CPU backend has its own copy.
         """
         return next(iter(self._loaded.values()), None) or self._to_generate()[0]
+
+    @staticmethod
+    def _text(loaded: LoadedModel, text: str, options: ViewOptions, generate: int) -> list[Piece] | TextPair:
+        """Returns a text to explain: with its translation, or continued greedily by `generate` tokens."""
+        refuse_generate(loaded, generate)
+        read = text_of(loaded, text, options)
+        return read if isinstance(read, TextPair) else continued(loaded, read, generate)
 
     def _read(self, dtype: str) -> LoadedModel:
         """Returns the PyTorch model with weights of type `dtype`; the first call for a type loads the model.
@@ -429,6 +446,14 @@ def _refuse_given(given: Iterable[str], why: str, allowed: Collection[str]) -> N
     for name in given:
         if name not in allowed:
             raise UsageProblem(f"{why}, so {name} cannot be given.", f"Leave {name} out.")
+
+
+def _with_head(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns options with the head as text. Raises UsageProblem for a head that is a floating-point number."""
+    head = options.get("head")
+    if isinstance(head, float):
+        raise UsageProblem(f"head is the number {head}.", "Give LAYER.HEAD as text, such as head='2.3'.")
+    return options if head is None else options | {"head": str(head)}
 
 
 def _refuse_unknown(settings: Iterable[str], known: Collection[str]) -> None:

@@ -83,6 +83,13 @@ def test_a_text_can_be_explained_with_its_continuation(model):
     assert len(finding.pieces) == 5
 
 
+def test_a_page_equals_the_page_of_the_command(capsys, model, tmp_path):
+    printed(capsys, "explain", TEXT, "--head", "1.2", "--token", "2", "--page", str(tmp_path / "page.html"))
+    assert model.page(TEXT, head="1.2", token=2) == (tmp_path / "page.html").read_text()
+    with pytest.raises(attncli.UsageProblem, match="no setting 'csv'"):
+        model.page(TEXT, csv="x.csv")
+
+
 def test_a_score_equals_the_score_of_the_command(capsys, model, tmp_path):
     text = "The girl went to the park with her mom. They saw a big dog there.\n"
     (tmp_path / "text.txt").write_text(text)
