@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import attncli
 from attncli.explain.ablated_pass import AblatedPass, Without
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.page import document
@@ -46,24 +47,28 @@ def predicted(loaded):
 
 
 def shown(browser):
-    """Returns the labels of the table with the probabilities before and after the cut; new tokens have none before."""
+    """Returns the labels of the table with the probabilities before and after the cut, as texts."""
     _, *rows = browser.table(".cut .behind")
-    return [
-        (label, float(numbers(before or "nan")) / 100, float(numbers(after)) / 100) for label, before, after in rows
-    ]
+    return rows
+
+
+def share(text):
+    """Returns the number of a text like '12.3456%'."""
+    return float(numbers(text)) / 100
 
 
 def check(browser, loaded, before, after):
     """Asserts that the table has the candidates of `before`, with their probabilities in both."""
     rows = shown(browser)
-    order = before.argsort(descending=True).tolist()
-    old = [row for row in rows if row[1] == row[1]]
-    assert [row[0] for row in old] == [id_label(each, loaded.tokenizer.name(each)) for each in order[: len(old)]]
-    assert [row[1] for row in old] == pytest.approx(before[order[: len(old)]].tolist(), abs=0.000_02)
-    assert [row[2] for row in old] == pytest.approx(after[order[: len(old)]].tolist(), abs=0.000_02)
-    named = {id_label(each, loaded.tokenizer.name(each)): after[each].item() for each in range(len(after))}
-    for label, _, probability in rows[len(old) :]:
-        assert probability == pytest.approx(named[label], abs=0.000_02)
+    order = before.argsort(descending=True).tolist()[:3]
+    assert [row[0] for row in rows[:3]] == [id_label(each, loaded.tokenizer.name(each)) for each in order]
+    named = {id_label(each, loaded.tokenizer.name(each)): each for each in range(len(after))}
+    for label, was, now in rows:
+        assert share(now) == pytest.approx(after[named[label]].item(), abs=0.000_02)
+        if was.startswith("<"):
+            assert before[named[label]] < share(was)
+        else:
+            assert share(was) == pytest.approx(before[named[label]].item(), abs=0.000_02)
     return rows
 
 
@@ -78,7 +83,10 @@ def test_cuts_in_all_heads_equal_ablations(browser, page, loaded, predicted):
     for kind, cut in edges.items():
         browser.click(f'[data-cut="{kind}"]')
         rows = check(browser, loaded, before, predicted(Without(edges=cut)))
-        assert f"P({rows[0][0]})" in browser.find(".verdict .result").text
+        words = browser.find(".verdict .result").text
+        assert words.startswith(f"P({rows[0][0]})")
+        now, was = share(rows[0][2]), share(rows[0][1])
+        assert abs(now - was) < 0.0001 or words.endswith("less probable" if now < was else "more probable")
 
 
 def test_cuts_in_one_head_equal_ablations(browser, page, loaded, predicted):
@@ -127,8 +135,41 @@ def test_a_masked_edge_cannot_be_cut(browser, page):
     assert "There is nothing to cut" in browser.find(".verdict").text
 
 
-def test_what_the_file_lacks_is_said_with_the_way_to_get_it(browser, loaded, page, tmp_path):
+def test_a_source_is_cut_in_all_heads_and_a_head_alone(browser, page, loaded, predicted):
+    column = tuple((row, COLUMN) for row in range(COLUMN, ROW + 1))
     browser.open(page(), f"{AT}&cut=column&everywhere=false")
+    check(browser, loaded, predicted(Without()), predicted(Without(edges=column)))
+    box = browser.find('[name="everywhere"]')
+    assert (box.is_selected(), box.is_enabled()) == (True, False)
+    browser.open(page(), f"#row={ROW}&column={COLUMN}&heads=all")
+    button = browser.find('[data-cut="head"]')
+    assert (button.text, button.is_enabled()) == ("Whole head: choose one head first", False)
+
+
+def test_heads_are_ranked_beside_their_share_of_the_edge(browser, page, model_folder):
+    browser.open(page(), f"{AT}&cut=edge&measure=raw")
+    model = attncli.load(model_folder / "checkpoints/m")
+    ranked = browser.all(".ranked-head")
+    assert len(ranked) > 1
+    for each in ranked:
+        head = each.get_attribute("data-head")
+        expected = model.explain(TEXT, token=ROW, head=head, weights="raw").sources.shares[COLUMN]
+        assert numbers(each.find_element("css selector", ".ranked-edge").text) / 100 == pytest.approx(
+            expected, abs=0.0051
+        )
+
+
+def test_a_temperature_other_than_1_is_said_not_to_change_cuts(browser, page):
+    for view, panel in (("lines", ".cut"), ("layers", ".layers")):
+        browser.open(page(), f"{AT}&cut=edge&view={view}")
+        assert not browser.all(f'{panel} [data-note="temperature"]')
+        browser.open(page(), f"{AT}&cut=edge&view={view}&temperature=2")
+        assert "at temperature 1; the slider is at 2" in browser.find(f'{panel} [data-note="temperature"]').text
+
+
+def test_what_the_file_lacks_is_said_with_the_way_to_get_it(browser, loaded, page, tmp_path):
+    browser.open(page(), f"#row={ROW}&column={COLUMN}&heads=L1&cut=edge&everywhere=false")
+    assert "in one head or in all heads" in browser.find(".missing").text
     assert "attncli serve" in browser.find(".missing").text
     found = document_of(loaded, loaded.pieces(TEXT), None, ViewOptions(), {}, cut_budget=3e7)
     assert "cuts" in [limit.code for limit in found.limits]

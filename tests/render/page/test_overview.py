@@ -107,6 +107,36 @@ def test_heads_are_sorted_by_their_score_for_a_kind(browser, page, scores):
     assert [name for name, *_ in rows] == heads(browser)
 
 
+def test_heads_are_sorted_by_their_share_of_the_chosen_edge(browser, page, model_folder):
+    import attncli
+
+    opened(browser, page(TEXT), "#view=heads&measure=raw&row=6&column=3")
+    browser.choose("sort", "edge")
+    model = attncli.load(model_folder / "checkpoints/m")
+    head, *rows = browser.table(".behind")
+    assert head[1].startswith("attention weight, ") and "[6] → " in head[1]
+    shares = [float(cells[1].rstrip("%")) / 100 for cells in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert [cells[0] for cells in rows] == heads(browser)
+    for (name, *_), share, shown in zip(rows, shares, browser.texts(".thumb-share"), strict=True):
+        expected = model.explain(TEXT, token=6, head=name, weights="raw").sources.shares[3]
+        assert share == pytest.approx(expected, abs=0.00006)
+        assert float(shown.rstrip("%").lstrip("<")) / 100 == pytest.approx(expected, abs=0.0051)
+
+
+def test_the_chosen_row_and_the_chosen_cell_are_framed(browser, page):
+    opened(browser, page(TEXT), "#view=heads&row=6")
+    grid = "document.querySelector('.overview')"
+    count = len(browser.texts(".strip .token"))
+    high = browser.run("return document.querySelector('.thumb canvas').getBoundingClientRect().height") / count
+    places = f"return ['--top', '--left'].map((name) => parseFloat({grid}.style.getPropertyValue(name)))"
+    assert browser.run(places) == pytest.approx([6 * high, 0], abs=0.01)
+    assert not browser.all(".with-edge")
+    opened(browser, page(TEXT), "#view=heads&row=6&column=3")
+    assert browser.run(places) == pytest.approx([6 * high, 3 * high], abs=0.01)
+    assert browser.all(".with-edge")
+
+
 def test_the_keyboard_chooses_several_heads_and_enlarges_one(browser, page):
     opened(browser, page(TEXT), "#view=heads&heads=0.1")
     browser.run("document.querySelector('.thumb[tabindex=\"0\"]').focus()")

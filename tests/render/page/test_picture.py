@@ -84,6 +84,20 @@ def test_a_saved_svg_stands_alone(browser, page, view):
     assert not re.search(rb"\sstyle=", data)
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_saved_picture_says_below_it_what_it_shows(browser, page, view):
+    browser.open(page(TEXT), f"#view={view}&heads=1.2&row=6&measure=raw&column=3")
+    root = ElementTree.fromstring(saved(browser, "svg")[1])
+    height = float(root.get("viewBox").split()[3])
+    caption = " ".join(each.text for each in root.iter(f"{SVG}text") if each.get("class") == "caption")
+    assert f"m: {'All heads' if view == 'heads' else view.capitalize()} · " in caption
+    assert (view in OF_ALL_HEADS) != ("Heads: 1.2" in caption)
+    tokens = browser.texts(".strip .token")
+    assert f"attention weight, row {tokens[6]} [6] · Source: {tokens[3]} [3]" in caption
+    assert caption.endswith("Text: " + " ".join(tokens))
+    assert all(float(each.get("y", 0)) < height for each in root.iter(f"{SVG}text"))
+
+
 def test_saved_lines_and_maps_contain_the_tokens(browser, page):
     for view in ("lines", "map"):
         browser.open(page(TEXT), f"#view={view}&heads=1.2")

@@ -1,5 +1,7 @@
 """The view of steps in a browser: its numbers equal those of `attncli explain --view steps`."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,7 @@ def test_vectors_equal_those_of_explain_within_the_stated_rounding(browser, page
     browser.open(page(), "#view=steps&step=9&row=6&column=3&heads=1.2")
     rows = numbers([cells[1:] for cells in browser.table(".behind")[1:]])
     query, key, product, value, weighted, mixed = rows.T
+    assert all(0 < error < 0.01 for error in errors(browser))
     of_query, of_key, of_value, _ = (error + 0.00011 for error in errors(browser))  # the table has four decimals
     assert query == pytest.approx(expected.query, abs=of_query)
     assert key == pytest.approx(expected.keys[3], abs=of_key)
@@ -52,6 +55,10 @@ def test_vectors_equal_those_of_explain_within_the_stated_rounding(browser, page
 def test_scores_weights_and_lengths_equal_those_of_explain(browser, page, model):
     expected = model.explain(TEXT, view="steps", token=6, head="1.2")
     browser.open(page(), "#view=steps&step=9&row=6&column=3&heads=1.2")
+    weight, share = (numbers(found) / 100 for found in re.findall(r"[\d.]+(?=%)", browser.find(".pair-shares").text))
+    assert weight == pytest.approx(expected.weights[3], abs=0.0051)
+    shares = model.explain(TEXT, token=6, head="1.2").sources.shares
+    assert share == pytest.approx(shares[3], abs=0.0051)
     shown = browser.run(SOURCES)
     assert [cells[1] for cells in shown[7:]] == ["−∞"] * len(shown[7:])
     assert numbers([cells[1] for cells in shown[:7]]) == pytest.approx(expected.scores[:7], abs=0.006)

@@ -1,27 +1,31 @@
 // @ts-check
 // The panel "Cut": what is left of a prediction if an edge, a row, a source or a head of attention is cut.
 
-import { predictedRow } from "./distribution.js";
+import { distributionOf, predictedRow } from "./distribution.js";
 import { element, fill, keepFocus, roving } from "./dom.js";
 import { percent, percentOf, text } from "./format.js";
 import { headName } from "./lines.js";
-import { isMasked, matrixOf, selectionName } from "./measure.js";
+import { isMasked, selectionName } from "./measure.js";
+import { temperatureNote } from "./next.js";
 import { change, state } from "./state.js";
 import { tableBehind } from "./table.js";
-import { tick } from "./toolbar.js";
+import { explanation, tick } from "./toolbar.js";
 
 /** @typedef {import("./page.js").Page} Page */
 /** @typedef {import("./data.js").Effect} Effect */
 /** @typedef {"edge" | "row" | "column" | "head"} Kind */
 /** @typedef {{kind: Kind, row: number, column: number, heads: [number, number][] | null, measured: number}} Cut  heads: null stands for all */
 /** @typedef {{label: string, before: number, after: number}} Candidate */
-/** @typedef {{label: string, probability: number}} Chance */
+/** @typedef {{id: number, label: string, probability: number}} Chance */
 /** @typedef {{candidates: Candidate[], after: Chance[], error: number}} Result  the error is the greatest rounding error */
-/** @typedef {{name: string, before: number, after: number}} Ranked */
+/** @typedef {{name: string, share: number, before: number, after: number}} Ranked */
+/** @typedef {(share: number) => string} Format */
+/** @typedef {{label: string, before: number, shown: (format: Format) => string, after: number}} Risen  a token that a cut makes probable */
 
 /** @type {Kind[]} */
 const KINDS = ["edge", "row", "column", "head"];
 const MOST_RANKED = 6;
+const PLAIN = { temperature: 1, top_k: 0, top_p: 1, min_p: 0 };
 
 /**
  * @param {Page} page
@@ -29,13 +33,15 @@ const MOST_RANKED = 6;
  */
 export function createCut(page) {
   const title = element("h2");
+  const help = element("div", { class: "heading" });
+  const heat = element("div");
   const choice = element("div", { class: "cut-choice" });
   const verdict = element("div", { class: "verdict", "aria-live": "polite" });
   const ranking = element("div", { class: "ranking" });
   /** @type {Result | null} */
   let result = null;
-  const table = tableBehind(() => tableOf(result));
-  const whole = element("section", { class: "panel cut" }, title, choice, verdict, ranking, table.element);
+  const table = tableBehind(() => tableOf(page, result));
+  const whole = element("section", { class: "panel cut" }, help, heat, choice, verdict, ranking, table.element);
   let asked = "";
   const showResult = (/** @type {Node[]} */ nodes, /** @type {Result | null} */ found) => {
     result = found;
@@ -44,10 +50,12 @@ export function createCut(page) {
     table.update();
   };
   const update = (/** @type {Set<string>} */ changed) => {
-    if (!["all", "row", "row2", "column", "column2", "heads", "part", "cut", "everywhere", "language"].some((name) => changed.has(name))) return;
+    if (["all", "temperature", "language"].some((name) => changed.has(name))) fill(heat, temperatureNote());
+    if (!["all", "measure", "row", "row2", "column", "column2", "heads", "part", "cut", "everywhere", "language"].some((name) => changed.has(name))) return;
     whole.hidden = !page.doc.predictions;
     if (whole.hidden) return;
-    fill(title, text("cut.title"));
+    title.textContent = text("cut.title");
+    if (changed.has("all") || changed.has("language")) fill(help, title, ...explanation("cut.title", "help.cut"));
     keepFocus(choice, () => buildChoice(page, choice));
     keepFocus(ranking, () => fill(ranking, ...rankingOf(page)));
     const cut = chosenCut(page);
@@ -93,7 +101,7 @@ function effectOf(page, cut) {
   const place = { edge: { edges: [[row, column]] }, row: { row }, column: { column }, head: {} }[kind];
   return page.live.cut({ kind, part: page.attention.part, ...place, heads, measured }).then((found) => ({
     candidates: found.candidates.map((/** @type {number} */ id, /** @type {number} */ at) => ({ label: found.vocabulary[id], before: found.before[at], after: found.kept[at] })),
-    after: found.after.map((/** @type {[number, number]} */ [id, probability]) => ({ label: found.vocabulary[id], probability })),
+    after: found.after.map((/** @type {[number, number]} */ [id, probability]) => ({ id, label: found.vocabulary[id], probability })),
     error: 0,
   }));
 }
@@ -133,21 +141,8 @@ function storedEffect({ doc, attention }, cut) {
     return { label: name(cuts.candidates.at(row, rank)), before, after: Math.max(0, before + difference) };
   });
   const { ids, probabilities } = effect;
-  const after = ids && probabilities ? [...ids.slice(...indices)].map((id, rank) => ({ label: name(id), probability: probabilities.at(...indices, rank) })) : [];
+  const after = ids && probabilities ? [...ids.slice(...indices)].map((id, rank) => ({ id, label: name(id), probability: probabilities.at(...indices, rank) })) : [];
   return { candidates, after, error: effect.change.error };
-}
-
-/**
- * Returns the source of the chosen edge: the chosen column, otherwise the one with the largest share in the row.
- * @param {Page} page
- */
-function columnOf(page) {
-  const { attention, column, chosen } = page;
-  if (column !== null) return column;
-  const { values, columns } = matrixOf(attention, chosen[0].selection, "norm", false);
-  const start = (page.row - attention.stored[0]) * columns.length;
-  const shares = values.subarray(start, start + columns.length);
-  return shares.reduce((most, share, at) => (share > shares[most] ? at : most), 0);
 }
 
 /**
@@ -170,8 +165,8 @@ function chosenCut(page) {
   const kind = KINDS.find((each) => each === state.cut);
   const measured = predictedRow(page);
   if (!kind || measured === null) return null;
-  const heads = chosenHeads(page);
-  return { kind, row: page.row, column: columnOf(page), heads: kind === "head" || !state.everywhere ? heads : null, measured };
+  const heads = kind === "head" || (kind !== "column" && !state.everywhere) ? chosenHeads(page) : null;
+  return { kind, row: page.row, column: page.source, heads, measured };
 }
 
 /**
@@ -184,7 +179,7 @@ function impossible(page, { kind, row, column, heads }) {
   const values = { row: rowName(page), column: columnName(page, column) };
   const unit = (/** @type {number} */ at) => ({ start: at, stop: at + 1, index: at, label: "", special: false });
   const layers = heads ? heads.map(([layer]) => layer) : [null];
-  if (kind === "head") return heads ? null : text("cut.no_head");
+  if (kind === "head") return heads?.length === 1 ? null : text("cut.no_head");
   if (kind !== "row" && column >= attention.reach[row]) return text("cut.masked.later", values);
   if (kind === "edge" && layers.every((layer) => isMasked(attention, layer, unit(row), unit(column)))) return text("cut.masked.window", values);
   if (kind !== "column" && attention.reach[row] === 1) return text("cut.only", values);
@@ -222,13 +217,51 @@ function columnName({ attention }, column) {
  * @param {HTMLElement} holder
  */
 function buildChoice(page, holder) {
-  const values = { row: rowName(page), column: columnName(page, columnOf(page)), head: headName(page.chosen[0].name) };
-  const buttons = KINDS.map((kind) =>
-    element("button", { type: "button", "data-cut": kind, "aria-pressed": String(state.cut === kind), title: text(`cut.${kind}.about`, values), onclick: () => page.choose(columnOf(page), { cut: state.cut === kind ? "none" : kind }) }, text(`cut.${kind}`, values)),
-  );
+  const values = { row: rowName(page), column: columnName(page, page.source), head: headName(page.chosen[0].name) };
+  const single = page.chosen[0].selection.head !== null;
+  const buttons = KINDS.map((kind) => {
+    const key = kind === "head" && !single ? "cut.head.none" : `cut.${kind}`;
+    const about = single || kind !== "head" ? text(saying(page, `cut.${kind}.about`), values) : null;
+    const onclick = () => page.choose(page.source, { cut: state.cut === kind ? "none" : kind });
+    return element("button", { type: "button", "data-cut": kind, "aria-pressed": String(state.cut === kind), disabled: about === null && state.cut !== kind, title: about, onclick }, text(key, values));
+  });
   const group = element("div", { class: "cut-kinds", role: "group", "aria-label": text("cut.what") }, ...buttons);
-  roving(group, "button");
-  fill(holder, group, state.cut !== "head" && tick("everywhere", "cut.everywhere"));
+  roving(group, "button:not(:disabled)");
+  const everywhere = tick("everywhere", "cut.everywhere");
+  if (state.cut === "column") Object.assign(/** @type {HTMLInputElement} */ (everywhere.firstChild), { checked: true, disabled: true });
+  fill(holder, group, state.cut !== "head" && everywhere);
+}
+
+/**
+ * Returns the key of a text about a cut; the row of cross-attention has a text of its own.
+ * @param {Page} page
+ * @param {string} key
+ */
+function saying({ attention }, key) {
+  return attention.part === "cross" && key.startsWith("cut.row.") ? `${key}.cross` : key;
+}
+
+/**
+ * Returns the tokens that are among the most probable ones after a cut only, with their probabilities before it. Of a
+ * token that is not among the stored ones, the least probability of these is a bound.
+ * @param {Page} page
+ * @param {Result} found
+ * @returns {Risen[]}
+ */
+function risenOf(page, { candidates, after }) {
+  const known = new Set(candidates.map(({ label }) => label));
+  const row = predictedRow(page);
+  const { predictions } = page.doc;
+  if (!predictions || row === null) return [];
+  const { ids, probabilities } = distributionOf(predictions, row, PLAIN);
+  const least = probabilities[probabilities.length - 1];
+  const unit = least < 0.00995 ? 1e4 : 1e3; // as many digits as `percent` shows
+  const bound = Math.ceil(least * unit) / unit;
+  return after.filter(({ label }) => !known.has(label)).map(({ id, label, probability }) => {
+    const at = ids.indexOf(id);
+    const shown = (/** @type {Format} */ format) => (at < 0 ? `<${format(bound)}` : format(probabilities[at]));
+    return { label, before: at < 0 ? 0 : probabilities[at], shown, after: probability };
+  });
 }
 
 /**
@@ -243,10 +276,12 @@ function verdictOf(page, cut, found) {
   const heads = cut.heads ? headName(page.chosen[0].name) : text("heads.all");
   const values = { row: rowName(page), column: columnName(page, cut.column), heads, head: heads };
   const now = found.after.length && found.after[0].label !== first.label ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
-  const sentence = element("p", {}, text(`cut.${cut.kind}.done`, values));
-  const words = element("p", { class: `result ${direction(first)}` }, `P(${first.label}) ${percent(first.before)} → ${percent(first.after)}`);
+  const sentence = element("p", {}, text(saying(page, `cut.${cut.kind}.done`), values));
+  const [before, after] = [percent(first.before), percent(first.after)];
+  const way = before === after ? "" : direction(first);
+  const words = element("p", { class: `result ${way}` }, `P(${first.label}) ${before} → ${after}`, way && element("span", { class: "direction" }, ` ${text(`cut.${way}`)}`));
   const notes = element("p", { class: "note" }, [text("cut.exact"), cut.kind !== "head" && text("cut.exact.scores"), found.error && text("cut.rounded", { error: percentOf(found.error, 4) })].filter(Boolean).join(" "));
-  return [sentence, words, ...(now ? [now] : []), comparisonOf(found), notes];
+  return [sentence, words, ...(now ? [now] : []), comparisonOf(page, found), notes];
 }
 
 /**
@@ -259,32 +294,36 @@ function direction({ before, after }) {
 
 /**
  * Returns the candidates with their probabilities before and after the cut, side by side.
+ * @param {Page} page
  * @param {Result} found
  */
-function comparisonOf({ candidates, after }) {
-  const known = new Set(candidates.map(({ label }) => label));
-  const risen = after.filter(({ label }) => !known.has(label)).map(({ label, probability }) => ({ label, before: NaN, after: probability }));
-  const most = Math.max(...candidates.flatMap(({ before, after: left }) => [before, left]), ...risen.map((each) => each.after), 0.01);
+function comparisonOf(page, found) {
+  const pairs = [...found.candidates.map((each) => ({ ...each, shown: (/** @type {Format} */ format) => format(each.before) })), ...risenOf(page, found)];
+  const most = Math.max(...pairs.flatMap(({ before, after }) => [before, after]), 0.01);
   const bar = (/** @type {number} */ share, /** @type {string} */ kind) => {
     const filled = element("span", { class: "bar" });
-    filled.style.width = `${(100 * (Number.isNaN(share) ? 0 : share)) / most}%`;
+    filled.style.width = `${(100 * share) / most}%`;
     return element("span", { class: `track ${kind}` }, filled);
   };
-  const shown = (/** @type {number} */ share) => element("span", { class: "share" }, Number.isNaN(share) ? "" : percent(share));
+  const figure = (/** @type {string} */ shown) => element("span", { class: "share" }, shown);
   const head = element("div", { class: "pair head", "aria-hidden": "true" }, element("span"), element("span", { class: "wide-two" }, text("cut.before")), element("span", { class: "wide-two" }, text("cut.after")));
-  const lines = [...candidates, ...risen].map((each) => element("div", { class: "pair", role: "listitem" }, element("span", { class: "token-name" }, each.label), bar(each.before, "before"), shown(each.before), bar(each.after, "after"), shown(each.after)));
+  const lines = pairs.map(({ label, before, shown, after }) => element("div", { class: "pair", role: "listitem" }, element("span", { class: "token-name" }, label), bar(before, "before"), figure(shown(percent)), bar(after, "after"), figure(percent(after))));
   return element("div", {}, head, element("div", { role: "list", "aria-label": text("cut.table"), class: "pairs" }, ...lines));
 }
 
-/** @param {Result | null} result */
-function tableOf(result) {
-  const found = result ?? { candidates: [], after: [] };
+/**
+ * @param {Page} page
+ * @param {Result | null} result
+ */
+function tableOf(page, result) {
+  const found = result ?? { candidates: [], after: [], error: 0 };
+  const exact = (/** @type {number} */ share) => percentOf(share, 4);
   return {
     caption: text("cut.table"),
     head: [text("next.token"), text("cut.before"), text("cut.after")],
     rows: [
-      ...found.candidates.map(({ label, before, after }) => [label, percentOf(before, 4), percentOf(after, 4)]),
-      ...found.after.filter(({ label }) => !found.candidates.some((each) => each.label === label)).map(({ label, probability }) => [label, "", percentOf(probability, 4)]),
+      ...found.candidates.map(({ label, before, after }) => [label, exact(before), exact(after)]),
+      ...risenOf(page, found).map(({ label, shown, after }) => [label, shown(exact), exact(after)]),
     ],
   };
 }
@@ -297,13 +336,13 @@ function tableOf(result) {
  */
 function rankingOf(page) {
   const asked = /** @type {Kind} */ (state.cut === "edge" || state.cut === "row" ? state.cut : "head");
-  const column = columnOf(page);
+  const column = page.source;
   for (const kind of new Set(/** @type {Kind[]} */ ([asked, "head"]))) {
     const { ranked, token } = rankedHeads(page, kind, column);
     if (!ranked.length) continue;
     const list = element("div", { class: "ranked", role: "group", "aria-label": text("cut.ranking") }, ...ranked.slice(0, MOST_RANKED).map((each) => rankedHead(page, kind, each)));
     roving(list, "button");
-    const about = text(`cut.ranking.${kind}`, { row: rowName(page), column: columnName(page, column), token });
+    const about = text(`cut.ranking.${kind}`, { row: rowName(page), column: columnName(page, column), token, measure: text(`measure.${page.headMeasure}`) });
     return [element("h3", {}, text("cut.ranking")), element("p", { class: "note" }, about), list];
   }
   return [];
@@ -328,7 +367,7 @@ function rankedHeads(page, kind, column) {
     const found = impossible(page, cut) ? null : storedEffect(page, cut);
     if (!found) continue;
     const [first] = found.candidates;
-    ranked.push({ name: selectionName({ layer, head }), before: first.before, after: first.after });
+    ranked.push({ name: selectionName({ layer, head }), share: page.shareIn({ layer, head }, column), before: first.before, after: first.after });
     token = first.label;
   }
   ranked.sort((one, other) => Math.abs(other.after - other.before) - Math.abs(one.after - one.before));
@@ -341,14 +380,15 @@ function rankedHeads(page, kind, column) {
  * @param {Kind} kind
  * @param {Ranked} ranked
  */
-function rankedHead(page, kind, { name, before, after }) {
+function rankedHead(page, kind, { name, share, before, after }) {
   const choose = () => change({ heads: [name], cut: kind, ...(kind === "head" ? {} : { everywhere: false }) });
   const bar = element("span", { class: `bar ${direction({ before, after })}` });
   bar.style.width = `${(100 * Math.abs(after - before)).toFixed(2)}%`;
   return element(
     "button",
-    { type: "button", class: "ranked-head", "data-head": name, "aria-pressed": String(page.chosen.some((each) => each.name === name)), onclick: choose },
+    { type: "button", class: `ranked-head ${kind}`, "data-head": name, "aria-pressed": String(page.chosen.some((each) => each.name === name)), onclick: choose },
     element("span", { class: "ranked-name" }, headName(name)),
+    kind === "edge" && element("span", { class: "ranked-edge" }, percent(share)),
     element("span", { class: "track" }, bar),
     element("span", { class: "share" }, `${percent(before)} → ${percent(after)}`),
   );

@@ -4,8 +4,9 @@
 import { predictedRow } from "./distribution.js";
 import { element, fill, svg } from "./dom.js";
 import { number, percent, percentOf, text } from "./format.js";
-import { titleOf } from "./next.js";
+import { temperatureNote, titleOf } from "./next.js";
 import { tableBehind } from "./table.js";
+import { explanation } from "./toolbar.js";
 
 /** @typedef {import("./page.js").Page} Page */
 /** @typedef {{name: string, tokens: {label: string, probability: number, final: boolean}[], probability: number, rank: number}} LensRow */
@@ -17,13 +18,17 @@ const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 220, 88, 24, 14, 58]; //
  * @returns {{element: HTMLElement, update: (changed: Set<string>) => void, picture: () => SVGSVGElement}}
  */
 export function createLayers(page) {
-  const holder = element("div", { class: "layers" });
+  const title = element("h2");
+  const heading = element("div", { class: "heading" });
+  const holder = element("div");
   const table = tableBehind(() => tableOf(page));
-  const whole = element("div", {}, holder, table.element);
+  const whole = element("div", { class: "layers" }, heading, holder, table.element);
   const update = (/** @type {Set<string>} */ changed) => {
-    if (!["all", "row", "row2", "part", "language"].some((name) => changed.has(name))) return;
+    if (!["all", "row", "row2", "part", "language", "temperature"].some((name) => changed.has(name))) return;
     const rows = lensRows(page);
-    table.element.hidden = !rows.length;
+    table.element.hidden = heading.hidden = !rows.length;
+    title.textContent = text("layers.title", { question: titleOf(page) });
+    if (changed.has("all") || changed.has("language")) fill(heading, title, ...explanation("view.layers", "help.layers"));
     fill(holder, ...(rows.length ? shown(page, rows) : [element("p", {}, text(page.doc.predictions ? "next.missing" : "layers.none"))]));
     table.update();
   };
@@ -65,7 +70,7 @@ function finalToken(rows) {
 /**
  * @param {Page} page
  * @param {LensRow[]} rows
- * @returns {Node[]}
+ * @returns {(Node | null)[]}
  */
 function shown(page, rows) {
   const token = finalToken(rows);
@@ -78,12 +83,12 @@ function shown(page, rows) {
   const grid = element(
     "table",
     { class: "lens", "aria-label": text("layers.about") },
-    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, text("layers.after")), element("th", { scope: "col", class: "says", colspan: rows[0].tokens.length }, text("layers.says")), element("th", { scope: "col" }, `P(${token})`), element("th", { scope: "col" }, text("layers.rank")))),
-    element("tbody", {}, ...rows.map((row) => element("tr", {}, element("th", { scope: "row" }, row.name), ...cells(row), element("td", { class: "figure" }, percent(row.probability)), element("td", { class: "figure" }, number(row.rank, 6))))),
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, text("layers.after")), element("th", { scope: "col" }, `P(${token})`), element("th", { scope: "col" }, text("layers.rank")), element("th", { scope: "col", class: "says", colspan: rows[0].tokens.length }, text("layers.says")))),
+    element("tbody", {}, ...rows.map((row) => element("tr", {}, element("th", { scope: "row" }, row.name), element("td", { class: "figure" }, percent(row.probability)), element("td", { class: "figure" }, number(row.rank, 6)), ...cells(row)))),
   );
   return [
-    element("h2", {}, text("layers.title", { question: titleOf(page) })),
     element("p", { class: "note" }, text("layers.about")),
+    temperatureNote(),
     element("div", { class: "lens-scroll", tabindex: "0", role: "group", "aria-label": text("view.layers") }, grid),
     element("p", { class: "note" }, text("layers.plot", { token })),
     plot(page, rows),

@@ -74,6 +74,12 @@ export function titleOf(page) {
   return text(predictions.what === "next" ? "next.follows" : "next.candidates", { token });
 }
 
+/** Says that the probabilities of a panel do not follow the slider of the temperature; null if it is at 1. */
+export function temperatureNote() {
+  const { temperature } = settings();
+  return temperature === 1 ? null : element("p", { class: "note", "data-note": "temperature" }, text("temperature.one", { temperature: number(temperature) }));
+}
+
 /**
  * Builds the controls of the temperature and the filters: a slider and a number for each.
  * @param {HTMLElement} controls

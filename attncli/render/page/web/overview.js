@@ -32,7 +32,7 @@ class Overview {
     this.first = element("p", { class: "overview-first" });
     this.note = element("p", { class: "note" });
     this.grid = element("div", { class: "overview", role: "group" });
-    this.table = tableBehind(() => tableOf(page));
+    this.table = tableBehind(() => tableOf(this));
     this.element = element("div", {}, this.controls, this.first, element("div", { class: "overview-scroll", tabindex: "-1" }, this.grid), this.note, this.table.element);
     /** @type {(() => void)[]} */
     this.waiting = [];
@@ -40,9 +40,29 @@ class Overview {
     new ResizeObserver(() => requestAnimationFrame(resized)).observe(this.element);
   }
 
-  /** The kind by which heads are sorted, or "layer". */
+  /** How heads are sorted: by a kind, by the chosen "edge", or by "layer". */
   get order() {
-    return this.page.attention.kinds?.names.includes(state.sort) ? state.sort : "layer";
+    return state.sort === "edge" || this.page.attention.kinds?.names.includes(state.sort) ? state.sort : "layer";
+  }
+
+  /** The source of the edge whose share is shown, as a token; null if none is chosen. */
+  get source() {
+    return this.page.column !== null || this.order === "edge" ? this.page.source : null;
+  }
+
+  /** The heads in their order. @returns {Head[]} */
+  get heads() {
+    const { page, order } = this;
+    if (order !== "edge") return sortedHeads(page.attention, order);
+    const { source } = page;
+    return sortedHeads(page.attention, "layer").sort((one, other) => page.shareIn(other, source) - page.shareIn(one, source));
+  }
+
+  /** The names of the row and of the source of the edge, and of its measure. */
+  get edge() {
+    const { attention, row, headMeasure } = this.page;
+    const column = this.source ?? 0;
+    return { row: `${attention.rows[row].label} [${row + attention.first}]`, column: `${attention.columns[column].label} [${column}]`, measure: text(`measure.${headMeasure}`) };
   }
 }
 
@@ -55,9 +75,10 @@ export function createOverview(page) {
   const update = (/** @type {Set<string>} */ changed) => {
     const has = (/** @type {string[]} */ ...names) => names.some((name) => changed.has(name));
     if (has("all", "language", "part")) head(overview);
-    if (has("all", "language", "part", "measure", "idle", "common", "sort")) build(overview);
+    const edge = has("row", "row2", "column", "column2") || (has("heads") && overview.order === "edge");
+    if (edge || has("all", "language", "part", "measure", "idle", "common", "sort")) build(overview);
     else if (has("heads")) markChosen(overview);
-    if (has("all", "language", "part", "sort")) overview.table.update();
+    if (edge || has("all", "language", "part", "measure", "sort")) overview.table.update();
   };
   return { element: overview.element, update, picture: () => lonePicture(overview) };
 }
@@ -69,8 +90,8 @@ export function createOverview(page) {
 function head({ page, controls, first }) {
   const { attention } = page;
   const { kinds } = attention;
-  const orders = ["layer", ...(kinds ? kinds.names : [])];
-  fill(controls, labelled("sort", select("sort", orders.map((name) => [name, text(name === "layer" ? "sort.layer" : `kind.${name}`)])), "help.sort"));
+  const orders = [...["layer", "edge"].map((name) => [name, text(`sort.${name}`)]), ...(kinds ? kinds.names.map((name) => [name, text(`kind.${name}`)]) : [])];
+  fill(controls, labelled("sort", select("sort", /** @type {[string, string][]} */ (orders)), "help.sort"));
   const best = worthALook(attention);
   const name = best && selectionName(best);
   fill(
@@ -117,12 +138,14 @@ function build(overview) {
   const side = sideOf(overview);
   const byLayer = overview.order === "layer";
   /** @type {HTMLSelectElement} */ (overview.controls.querySelector("select")).value = overview.order;
-  const buttons = sortedHeads(attention, overview.order).map((each) => button(overview, each, side));
+  const size = sizeOf(overview, side);
+  const buttons = overview.heads.map((each) => button(overview, each, side, size));
   const names = [...Array(attention.layers).keys()].map((layer) => element("span", { class: "overview-layer" }, text("heads.short", { layer })));
   grid.setAttribute("aria-label", text("overview"));
   grid.classList.toggle("by-layer", byLayer);
   grid.style.gridTemplateColumns = byLayer ? `${LAYER - 6}px repeat(${attention.heads}, max-content)` : "";
   keepFocus(grid, () => fill(grid, ...buttons.flatMap((made, at) => (byLayer && at % attention.heads === 0 ? [names[at / attention.heads], made] : [made]))));
+  frame(overview, size);
   markChosen(overview);
   roving(grid, "button", byLayer ? attention.heads : 0);
   note.textContent = noteOf(overview);
@@ -130,13 +153,51 @@ function build(overview) {
 }
 
 /**
+ * Returns the width and height of a thumbnail on the page: a whole number of pixels for each cell, if cells are large.
+ * @param {Overview} overview
+ * @param {number} side
+ */
+function sizeOf({ thumbnails }, side) {
+  const [, , height, width] = thumbnails.source().array.shape;
+  const cells = Math.max(height, width);
+  const cell = 3 * cells <= side ? Math.floor(side / cells) : side / cells;
+  return { width: width * cell, height: height * cell };
+}
+
+/**
+ * Returns the place of the locked row, and of the cell of the edge, as shares of a thumbnail: start and length.
+ * @param {Overview} overview
+ */
+function placeOf({ page, thumbnails, source }) {
+  const { thumbnails: pooled, stored } = page.attention;
+  const [, , height, width] = thumbnails.source().array.shape;
+  const row = pooled ? Math.floor(page.row / pooled.pool) : page.row - stored[0];
+  const column = source === null ? null : Math.min(width - 1, pooled ? Math.floor(source / pooled.pool) : source);
+  return { top: row / height, high: 1 / height, left: column === null ? null : column / width, wide: 1 / width };
+}
+
+/**
+ * Frames the locked row in every thumbnail, and the cell of the edge.
+ * @param {Overview} overview
+ * @param {{width: number, height: number}} size of a thumbnail in pixels
+ */
+function frame(overview, { width, height }) {
+  const { top, high, left, wide } = placeOf(overview);
+  const { style, classList } = overview.grid;
+  const pixels = { "--top": top * height, "--high": high * height, "--left": (left ?? 0) * width, "--wide": wide * width, "--across": width };
+  for (const [name, value] of Object.entries(pixels)) style.setProperty(name, `${value.toFixed(2)}px`);
+  classList.toggle("with-edge", left !== null);
+}
+
+/**
  * Says what the thumbnails show, and how the kinds were measured.
  * @param {Overview} overview
  */
-function noteOf({ page, thumbnails }) {
+function noteOf({ page, thumbnails, source, edge }) {
   const { thumbnails: pooled, kinds } = page.attention;
   const shown = pooled ? text("overview.pooled", { pool: pooled.pool }) : text("overview.shown", { measure: text(`measure.${thumbnails.measure}`) });
-  return kinds ? `${shown} ${text("overview.measured", { sequences: kinds.sequences, length: kinds.length })}` : shown;
+  const measured = kinds ? [text("overview.measured", { sequences: kinds.sequences, length: kinds.length })] : [];
+  return [shown, text(source === null ? "overview.row" : "overview.edge", edge), ...measured].join(" ");
 }
 
 /**
@@ -144,31 +205,32 @@ function noteOf({ page, thumbnails }) {
  * @param {Overview} overview
  * @param {Head} which
  * @param {number} side
+ * @param {{width: number, height: number}} size
  */
-function button(overview, which, side) {
+function button(overview, which, side, size) {
   const { page } = overview;
   const name = selectionName(which);
   const found = standsOut(page.attention.kinds, which);
   const holder = element("span", { class: "thumb-picture" });
   holder.style.width = holder.style.height = `${side}px`;
-  overview.waiting.push(() => fill(holder, sized(overview.thumbnails.of(which, side * Math.max(1, Math.round(window.devicePixelRatio || 1))), side)));
+  overview.waiting.push(() => fill(holder, sized(overview.thumbnails.of(which, side * Math.max(1, Math.round(window.devicePixelRatio || 1))), size)));
   const badge = element("span", { class: `thumb-kind${found && !isIdleKind(found.kind) ? " busy" : ""}` }, found ? `${text(`kind.${found.kind}`)} ${percentOf(found.score, 0)}` : "");
   badge.style.width = `${side}px`;
-  const about = `${headName(name)}${found ? `: ${text("overview.kind", { kind: text(`kind.${found.kind}`), score: percent(found.score), chance: percent(found.chance) })}` : ""}`;
+  const { source, edge } = overview;
+  const share = source === null ? "" : percent(page.shareIn(which, source));
+  const about = `${headName(name)}${share && ` (${text("overview.edge.name", edge)}: ${share})`}${found ? `: ${text("overview.kind", { kind: text(`kind.${found.kind}`), score: percent(found.score), chance: percent(found.chance) })}` : ""}`;
   const onclick = (/** @type {MouseEvent} */ event) => enlarge(page, name, event.shiftKey || event.ctrlKey || event.metaKey);
-  return element("button", { type: "button", class: "thumb", "data-head": name, "aria-label": about, title: about, onclick }, holder, element("span", { class: "thumb-name" }, name), badge);
+  return element("button", { type: "button", class: "thumb", "data-head": name, "aria-label": about, title: about, onclick }, holder, element("span", { class: "thumb-name" }, name, share && element("span", { class: "thumb-share" }, share)), badge);
 }
 
 /**
- * Sets the size of a thumbnail on the page: a whole number of pixels for each cell, if cells are large.
+ * Sets the size of a thumbnail on the page.
  * @param {HTMLCanvasElement} canvas
- * @param {number} side
+ * @param {{width: number, height: number}} size
  */
-function sized(canvas, side) {
-  const cells = Math.max(canvas.width, canvas.height);
-  const cell = 3 * cells <= side ? Math.floor(side / cells) : side / cells;
-  canvas.style.width = `${canvas.width * cell}px`;
-  canvas.style.height = `${canvas.height * cell}px`;
+function sized(canvas, { width, height }) {
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
   canvas.setAttribute("aria-hidden", "true");
   return canvas;
 }
@@ -200,18 +262,18 @@ function markChosen({ page, grid }) {
   }
 }
 
-/** @param {Page} page */
-function tableOf({ attention }) {
-  const { kinds } = attention;
+/** @param {Overview} overview */
+function tableOf({ page, heads, source, edge }) {
+  const { kinds } = page.attention;
   const score = (/** @type {number} */ value) => (Number.isNaN(value) ? "–" : percentOf(value, 1));
   const names = kinds ? kinds.names : [];
   return {
     caption: text("overview.table"),
-    head: [text("overview.head"), ...names.flatMap((name) => [text(`kind.${name}`), text("overview.chance")]), text("overview.stands")],
-    rows: sortedHeads(attention, state.sort).map((which) => {
+    head: [text("overview.head"), ...(source === null ? [] : [text("overview.edge.name", edge)]), ...names.flatMap((name) => [text(`kind.${name}`), text("overview.chance")]), text("overview.stands")],
+    rows: heads.map((which) => {
       const found = standsOut(kinds, which);
       const scores = kinds ? scoresOf(kinds, which).flatMap((each) => [score(each.score), score(each.chance)]) : [];
-      return [selectionName(which), ...scores, found ? text(`kind.${found.kind}`) : ""];
+      return [selectionName(which), ...(source === null ? [] : [percentOf(page.shareIn(which, source), 2)]), ...scores, found ? text(`kind.${found.kind}`) : ""];
     }),
   };
 }
@@ -221,24 +283,28 @@ function tableOf({ attention }) {
  * @param {Overview} overview
  * @returns {SVGSVGElement}
  */
-function lonePicture({ page, thumbnails, order }) {
+function lonePicture(overview) {
+  const { page, thumbnails, order, heads, source } = overview;
   const { attention } = page;
+  const place = placeOf(overview);
   const [side, wide, high] = [72, 88, 112];
   const byLayer = order === "layer";
   const beside = byLayer ? attention.heads : Math.min(attention.layers * attention.heads, 12);
   const left = byLayer ? 70 : 6;
-  const heads = sortedHeads(attention, order);
   const parts = heads.map((which, at) => {
     const canvas = thumbnails.of(which, side);
     const found = standsOut(attention.kinds, which);
     const cell = side / Math.max(canvas.width, canvas.height);
-    const place = `translate(${left + (at % beside) * wide} ${6 + Math.floor(at / beside) * high})`;
+    const [across, down] = [canvas.width * cell, canvas.height * cell];
+    const box = (/** @type {number} */ x, /** @type {number} */ width) => svg("rect", { x: x * across, y: place.top * down, width: width * across, height: place.high * down, fill: "none", stroke: "var(--head-1)", "stroke-width": 1 });
+    const transform = `translate(${left + (at % beside) * wide} ${6 + Math.floor(at / beside) * high})`;
     return svg(
       "g",
-      { transform: place },
-      svg("rect", { width: canvas.width * cell, height: canvas.height * cell, fill: "var(--panel)" }),
-      svg("image", { href: canvas.toDataURL(), width: canvas.width * cell, height: canvas.height * cell, preserveAspectRatio: "none", "image-rendering": "pixelated" }),
-      svg("text", { y: side + 14, fill: "var(--ink)", "font-size": 12 }, selectionName(which)),
+      { transform },
+      svg("rect", { width: across, height: down, fill: "var(--panel)" }),
+      svg("image", { href: canvas.toDataURL(), width: across, height: down, preserveAspectRatio: "none", "image-rendering": "pixelated" }),
+      place.left === null ? box(0, 1) : box(place.left, place.wide),
+      svg("text", { y: side + 14, fill: "var(--ink)", "font-size": 12 }, source === null ? selectionName(which) : `${selectionName(which)} · ${percent(page.shareIn(which, source))}`),
       found && svg("text", { y: side + 27, fill: isIdleKind(found.kind) ? "var(--quiet)" : "var(--ink)", "font-size": 10.5 }, `${text(`kind.${found.kind}`)} ${percentOf(found.score, 0)}`),
     );
   });

@@ -50,6 +50,30 @@ export class Page {
     return column !== null && Number.isInteger(column) && column >= 0 && column < this.attention.columns.length ? column : null;
   }
 
+  /** The chosen source as a token; otherwise the one with the largest share in the locked row, of the first selection. */
+  get source() {
+    if (this.column !== null) return this.column;
+    const { values, columns } = matrixOf(this.attention, this.chosen[0].selection, "norm", false);
+    const start = (this.row - this.attention.stored[0]) * columns.length;
+    const shares = values.subarray(start, start + columns.length);
+    return shares.reduce((most, share, at) => (share > shares[most] ? at : most), 0);
+  }
+
+  /** The measure of a single head: the chosen one, and the share of information instead of rollout. */
+  get headMeasure() {
+    return this.measure === "rollout" ? "norm" : this.measure;
+  }
+
+  /**
+   * Returns how much a head brings from a source to the locked row, in the measure of a single head.
+   * @param {{layer: number, head: number}} head
+   * @param {number} source a token
+   */
+  shareIn({ layer, head }, source) {
+    const values = this.attention[this.headMeasure];
+    return source < values.shape[3] ? values.at(layer, head, this.row - this.attention.stored[0], source) : 0;
+  }
+
   /**
    * Locks a row.
    * @param {number} row a token

@@ -9,6 +9,8 @@ import { state } from "./state.js";
 
 const MARGIN = 16; // pixels around a picture
 const SHARPER = 2; // pixels of a PNG for each pixel of the picture
+const NARROWEST = 420; // pixels of a picture with its caption
+const CAPTION = { size: 12, height: 17, most: 8 }; // pixels of its letters and lines; the most lines
 const LARGEST = 16000; // pixels along a side of a PNG
 const VARIABLE = /var\((--[\w-]+)(?:,[^)]*)?\)/g;
 const OF_ALL_HEADS = ["heads", "layers"]; // views that do not depend on the selected heads
@@ -50,8 +52,10 @@ function fileName(page, view) {
  */
 function source(page, view, drawn) {
   const [, , width, height] = (drawn.getAttribute("viewBox") ?? "0 0 0 0").split(" ").map(Number);
-  const size = { width: width + 2 * MARGIN, height: height + 2 * MARGIN };
+  const lines = captionOf(page, view, Math.max(width, NARROWEST));
+  const size = { width: Math.max(width, NARROWEST) + 2 * MARGIN, height: height + lines.length * CAPTION.height + 3 * MARGIN };
   const background = svg("rect", { x: -MARGIN, y: -MARGIN, ...size, fill: "var(--paper)" });
+  drawn.append(...lines.map((line, at) => svg("text", { x: 0, y: height + MARGIN + (at + 1) * CAPTION.height, fill: at ? "var(--quiet)" : "var(--ink)", "font-family": "sans-serif", "font-size": CAPTION.size, class: "caption" }, line)));
   drawn.prepend(svg("title", {}, `${page.doc.model}: ${text(`view.${view}`)}`), svg("desc", {}, description(page, view)), background);
   drawn.setAttribute("viewBox", `${-MARGIN} ${-MARGIN} ${size.width} ${size.height}`);
   drawn.setAttribute("width", String(size.width));
@@ -61,15 +65,48 @@ function source(page, view, drawn) {
 }
 
 /**
+ * Returns the lines under a picture: the model and the view, the selection, the text. A long text is cut off; the
+ * description of the file has all of it.
+ * @param {Page} page
+ * @param {string} view
+ * @param {number} width in pixels
+ */
+function captionOf(page, view, width) {
+  const pen = /** @type {CanvasRenderingContext2D} */ (element("canvas").getContext("2d"));
+  pen.font = `${CAPTION.size}px sans-serif`;
+  /** @type {string[]} */
+  const lines = [];
+  for (const part of [`${page.doc.model}: ${text(`view.${view}`)} · ${selection(page, view).join(" · ")}`, ...textsOf(page)]) {
+    let line = "";
+    for (const word of part.split(" ")) {
+      const longer = line ? `${line} ${word}` : word;
+      if (line && pen.measureText(longer).width > width) {
+        lines.push(line);
+        line = word;
+      } else line = longer;
+      if (lines.length > CAPTION.most) return [...lines.slice(0, CAPTION.most), "…"];
+    }
+    lines.push(line);
+  }
+  return lines;
+}
+
+/**
+ * Returns the text of a page, after the source that it translates.
+ * @param {Page} page
+ */
+function textsOf({ doc }) {
+  const words = (/** @type {import("./data.js").Token[]} */ tokens) => tokens.map(({ label }) => label).join(" ");
+  return [...(doc.source ? [text("save.source", { tokens: words(doc.source) })] : []), text("save.text", { tokens: words(doc.tokens) })];
+}
+
+/**
  * Describes what a picture shows: the view, the text, the selection.
  * @param {Page} page
  * @param {string} view
  */
 function description(page, view) {
-  const { doc } = page;
-  const words = (/** @type {import("./data.js").Token[]} */ tokens) => tokens.map(({ label }) => label).join(" ");
-  const source = doc.source ? [text("save.source", { tokens: words(doc.source) })] : [];
-  return [text(`view.${view}.about`), ...source, text("save.text", { tokens: words(doc.tokens) }), ...selection(page, view)].join("\n");
+  return [text(`view.${view}.about`), ...textsOf(page), ...selection(page, view)].join("\n");
 }
 
 /**
@@ -78,10 +115,11 @@ function description(page, view) {
  * @param {string} view
  */
 function selection(page, view) {
-  const { attention, rows, shownUnit } = page;
+  const { attention, rows, shownUnit, column } = page;
   const heads = OF_ALL_HEADS.includes(view) ? [] : [text("save.heads", { heads: page.measure === "rollout" ? text("measure.rollout") : page.chosen.map(({ name }) => name).join(", ") })];
   const shown = text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: rows[shownUnit].label, index: rows[shownUnit].index });
-  return [...heads, shown, ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")])];
+  const source = column === null ? [] : [text("save.source", { tokens: `${attention.columns[column].label} [${column}]` })];
+  return [...heads, shown, ...source, ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")])];
 }
 
 /**

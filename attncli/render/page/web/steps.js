@@ -2,7 +2,7 @@
 // The view of steps: the arithmetic of one pair in one head, unfolded from query and key to the output of the head.
 
 import { element, fill, keepFocus, roving, svg } from "./dom.js";
-import { fixed, percent, percentOf, text } from "./format.js";
+import { fixed, number, percent, percentOf, text } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
 import { change, state } from "./state.js";
@@ -26,6 +26,7 @@ import { tableBehind } from "./table.js";
  * @property {number[]} scores  before the mask
  * @property {boolean[]} masked
  * @property {number[]} weights
+ * @property {number} share  the share of information of the pair
  * @property {Float64Array} mixed  weights x values
  * @property {number} written  the length of what the head writes
  * @property {Steps} steps
@@ -159,7 +160,7 @@ function arithmetic(attention, at, row, column) {
   const values = steps.value.slice(at);
   const stored = steps.scores.slice(at, offset);
   const masked = [...stored].map((_, source) => isMasked(attention, layer, rowUnit, unit(attention.columns, source, 0)));
-  const dot = (/** @type {number} */ source) => query.reduce((sum, number, component) => sum + number * keys[source * width + component], 0);
+  const dot = (/** @type {number} */ source) => query.reduce((sum, each, component) => sum + each * keys[source * width + component], 0);
   const scores = [...stored].map((score, source) => (masked[source] ? dot(source) / root : score));
   const most = Math.max(...scores.filter((_, source) => !masked[source]));
   const exponentials = scores.map((score, source) => (masked[source] ? 0 : Math.exp(score - most)));
@@ -180,6 +181,7 @@ function arithmetic(attention, at, row, column) {
     scores,
     masked,
     weights,
+    share: column < attention.norm.shape[3] ? attention.norm.at(layer, head, row - attention.stored[0], column) : 0,
     mixed,
     written: steps.written.at(at, offset),
     steps,
@@ -234,7 +236,7 @@ function unfolded(page, found) {
     const heading = element("h3", {}, `${at + 1}. ${text(`steps.${name}`)}`);
     list.append(element("li", { class: `step${at + 1 === count ? " newest" : ""}`, "data-step": name }, heading, element("p", {}, sentence(page, found, name)), ...contents(page, found, name, strip)));
   }
-  const error = (/** @type {number} */ value) => fixed(value, 4);
+  const error = (/** @type {number} */ value) => number(value, 2);
   const rounding = element("p", { class: "note" }, text("steps.rounding", { query: error(found.error.query), key: error(found.error.key), value: error(found.error.value), scores: error(found.error.scores) }));
   return [controls(page, found, count), formula(page, found, count), list, rounding];
 }
@@ -258,6 +260,7 @@ function controls(page, found, count) {
     "div",
     { class: "step-controls" },
     title,
+    element("p", { class: "pair-shares" }, text("steps.both", { weight: percent(found.weights[found.column.start]), share: percent(found.share) })),
     element(
       "div",
       { class: "buttons" },
@@ -330,8 +333,9 @@ function contents(page, found, name, strip) {
       return [strip(text("steps.key"), key, (at) => short(key[at]))];
     case "product": {
       const products = query.map((each, at) => each * key[at]);
-      const line = strip(text("steps.product"), products, (at) => `${short(query[at])} × ${short(key[at])} = ${short(products[at])}`, { idle: text("steps.sum", { sum: signed(found.rounded, 2) }) });
-      return [line, result(`q · k = ${signed(found.product, 2)}`), element("p", { class: "note" }, text("steps.product.rounded", { rounded: signed(found.rounded, 2) }))];
+      const line = strip(text("steps.product"), products, (at) => `${short(query[at])} × ${short(key[at])} = ${short(products[at])}`, { idle: "" });
+      const sum = found.rounded !== found.product && element("p", { class: "note" }, text("steps.product.rounded", { rounded: signed(found.rounded, 2) }));
+      return [line, ...(sum ? [sum] : []), result(`q · k = ${signed(found.product, 2)}`)];
     }
     case "scale": {
       const scaled = steps.divided ? `${signed(found.product, 2)} / ${fixed(Math.sqrt(steps.width), 2)}` : signed(found.product, 2);
