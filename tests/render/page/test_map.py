@@ -203,3 +203,16 @@ def test_hostile_tokens_are_harmless(browser, page):
     browser.table(".map .behind")
     assert browser.all(".map b, .map img, .map script") == browser.all(".map-number b")
     assert (browser.requests(), browser.messages()) == ([], [])
+
+
+def test_the_text_stays_above_a_map_that_is_scrolled(browser, page):
+    browser.resize(390, 800)
+    browser.open(page(), "#view=map&heads=1.2")
+    covered = """
+    const strip = document.querySelector(".strip");
+    document.querySelector(".map-frame").scrollIntoView();
+    const { left, right, top, bottom } = strip.getBoundingClientRect();
+    const places = [...Array(20).keys()].map((at) => [left + ((right - left) * (at + 0.5)) / 20, (top + bottom) / 2]);
+    return places.filter(([x, y]) => !strip.contains(document.elementFromPoint(x, y))).length;
+    """
+    assert browser.run(covered) == 0

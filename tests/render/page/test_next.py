@@ -151,6 +151,14 @@ def test_layers_equal_the_lens_of_explain(browser, page, model_folder):
         assert numbers(shown[4::2]) / 100 == pytest.approx([each.probability for each in row.top[:5]], abs=0.000_001)
 
 
+def test_layers_fit_a_window_of_1280_pixels(browser, page):
+    browser.open(page(), "#view=layers&row=5")
+    table = "document.querySelector('.lens-scroll')"
+    assert browser.run(f"return {table}.scrollWidth - {table}.clientWidth") == 0
+    browser.click('[data-help="view.layers"]')
+    assert "logit lens" in browser.find(".layers .help").text
+
+
 def test_bert_shows_the_candidates_for_a_masked_word(browser, tmp_path):
     (tmp_path / "bert").mkdir()
     write_bert(tmp_path / "bert")

@@ -84,6 +84,15 @@ def test_a_saved_svg_stands_alone(browser, page, view):
     assert not re.search(rb"\sstyle=", data)
 
 
+def test_saved_lines_mark_the_chosen_row_and_the_chosen_source(browser, page):
+    browser.open(page(TEXT), "#view=lines&heads=1.2&row=6&column=3")
+    tokens = browser.texts(".strip .token")
+    root = ElementTree.fromstring(saved(browser, "svg")[1])
+    bold = [each.text for each in root.iter(f"{SVG}text") if each.get("font-weight") == "bold"]
+    assert bold == [tokens[6], tokens[3]]
+    assert [each.get("stroke-width") for each in root.iter(f"{SVG}rect") if each.get("stroke")] == ["2"]
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_saved_picture_says_below_it_what_it_shows(browser, page, view):
     browser.open(page(TEXT), f"#view={view}&heads=1.2&row=6&measure=raw&column=3")

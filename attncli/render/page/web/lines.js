@@ -399,8 +399,9 @@ function lonePicture(page) {
   const side = 150;
   const across = width();
   const total = Math.max(rows.length, columns.length) * height;
+  const chosen = page.column === null ? -1 : unitOf(columns, page.column);
   const label = (/** @type {Unit} */ unit, /** @type {number} */ at, /** @type {boolean} */ isRow) =>
-    svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": isRow && at === page.shownUnit ? "bold" : "normal" }, unit.label);
+    svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": at === (isRow ? page.shownUnit : chosen) ? "bold" : "normal" }, unit.label);
   const shares = columns.map((_, to) => svg("text", { x: side + across + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
   const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
     svg("path", { d: pathOf(each, height, page.pictured.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
@@ -410,6 +411,7 @@ function lonePicture(page) {
     "svg",
     { viewBox: `0 0 ${2 * side + across} ${total}`, width: 2 * side + across, height: total, "font-family": "sans-serif", "font-size": 14 },
     svg("g", { transform: `translate(${side} 0)` }, ...faint, ...strong),
+    chosen >= 0 && svg("rect", { x: side + across + 1, y: chosen * height + 1, width: side - 2, height: height - 2, rx: 4, fill: "none", stroke: "var(--accent)", "stroke-width": 2 }),
     ...rows.map((row, at) => label(row, at, true)),
     ...columns.map((column, at) => label(column, at, false)),
     ...shares,
