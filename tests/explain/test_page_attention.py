@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from attncli.explain.defaults import PARTS
+from attncli.explain.first_screen import explain
 from attncli.explain.page import attention
 from attncli.explain.page.attention import page_attention
 from attncli.explain.question import Focus
 from attncli.explain.reading import Reading
 from attncli.explain.rollout import rollout
 from attncli.text.tokenizer import Piece
-from tests.support.models import tiny_model
+from tests.support.models import ENCODER_DECODERS, tiny_model
+from tests.support.translations import TOKENIZER, translation
 
 FAMILIES = {"decoder": {}, "window": {"window": 4, "window_from": 1}, "encoder": {"causal": False}}
-PIECES = tuple(Piece(id_, f" {id_}", 0) for id_ in torch.randint(3, 250, (14,)).tolist())
+DRAWN = torch.randint(3, 250, (14,), generator=torch.Generator().manual_seed(0))
+PIECES = tuple(Piece(id_, f" {id_}", 0) for id_ in DRAWN.tolist())
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -31,6 +35,39 @@ def test_rollout_is_that_of_the_view(reading, whole):
         found = rollout(reading, Focus(row))
         np.testing.assert_allclose(whole.rollout[row], found.shares, atol=1e-6)
         np.testing.assert_allclose(whole.even[row], found.even, atol=1e-6)
+
+
+def of_a_translation(name, part):
+    model = tiny_model(dtype=torch.float64, **ENCODER_DECODERS[name] | {"vocab_size": 300})
+    return Reading.translated(model, translation(), [part])
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_shares_of_a_translation_are_those_of_the_views(name, part):
+    """Includes relative positions, grouped heads and post-norm models."""
+    same_as_the_views(of_a_translation(name, part))
+
+
+def test_shares_are_those_of_the_views(reading):
+    same_as_the_views(reading)
+
+
+def same_as_the_views(reading):
+    count = len(reading.axes.rows)
+    found = page_attention(reading, range(count), count - 1)
+    for row in (0, count // 2, count - 1):
+        for layer, head in ((None, None), (1, None), (1, 2)):
+            for measure in ("norm", "raw"):
+                focus = Focus(row, layer, head, measure)
+                shares = explain(reading, TOKENIZER, focus, check=False, aligning=False).sources.shares
+                if head is not None:
+                    mine = getattr(found, measure)[layer, head, row]
+                elif measure == "norm":
+                    mine = found.layer_shares[slice(layer, layer and layer + 1), row].mean(0)
+                else:
+                    mine = found.raw[slice(layer, layer and layer + 1), :, row].mean((0, 1))
+                np.testing.assert_allclose(mine, shares, atol=2e-6)
 
 
 @pytest.mark.parametrize("rows", [range(5, 9), range(9, 14), range(1)])
