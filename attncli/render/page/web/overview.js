@@ -296,7 +296,7 @@ function lonePicture(overview) {
     const found = standsOut(attention.kinds, which);
     const cell = side / Math.max(canvas.width, canvas.height);
     const [across, down] = [canvas.width * cell, canvas.height * cell];
-    const box = (/** @type {number} */ x, /** @type {number} */ width) => svg("rect", { x: x * across, y: place.top * down, width: width * across, height: place.high * down, fill: "none", stroke: "var(--head-1)", "stroke-width": 1 });
+    const box = (/** @type {number} */ x, /** @type {number} */ width) => svg("rect", { x: x * across - 1.5, y: place.top * down - 1.5, width: width * across + 3, height: place.high * down + 3, fill: "none", stroke: "var(--head-1)", "stroke-width": 2 });
     const transform = `translate(${left + (at % beside) * wide} ${6 + Math.floor(at / beside) * high})`;
     return svg(
       "g",
