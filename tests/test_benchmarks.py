@@ -146,7 +146,7 @@ def test_page(script, monkeypatch, capsys):
     page.main()
     shown, _, _, row = capsys.readouterr().out.splitlines()
     assert shown.startswith("6 tokens of random")
-    assert re.fullmatch(r"\| attncli \| \d+ kB \| [\d,]+ ms \| [\d.]+ ms, \d+ ms \| [\d.]+ ms \| 0 \|", row)
+    assert re.fullmatch(r"\| attncli \| \d+ kB \| [\d,]+ ms, [\d,]+ ms \| [\d.]+ ms, \d+ ms \| [\d.]+ ms \| 0 \|", row)
 
 
 def test_explain(script, tmp_path, monkeypatch, capsys):

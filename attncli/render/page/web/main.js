@@ -104,6 +104,7 @@ function show(payload, live) {
   fill(element_("texts"), several && texts[0].controls, element("div", { class: several ? "two" : "" }, ...texts.map((part) => part.element)), comparison && comparison.element);
   update(new Set(["all"]));
   document.body.dataset.ready = "true";
+  performance.mark("drawn");
 }
 
 /** @param {Set<string>} changed */
