@@ -1,4 +1,4 @@
-"""What `attncli models` lists: the models that -m can name, their shapes, and which one is the default. No torch."""
+"""Lists the models that -m can name, with their shapes and the default model. Imports no torch."""
 
 from __future__ import annotations
 

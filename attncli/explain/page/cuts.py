@@ -50,7 +50,7 @@ _OF_THE_REST: tuple[tuple[CutKind, float], ...] = (
 
 @dataclass(frozen=True)
 class CutEffect:
-    """What one kind of cut leaves of the predictions of r rows.
+    """The predictions of r rows after one kind of cut.
 
     The leading dimensions (...) are (r, S) for edges and columns, (r,) for rows, (L, H, r) for heads and for rows in
     one head, (L, H, r, S) for edges in one head. A cut that is impossible, as of a masked edge, has the uncut values.

@@ -47,7 +47,7 @@ class Omission:
 
 @dataclass(frozen=True)
 class Start:
-    """What the page shows first."""
+    """The initial selection of the page: attention, row, heads and settings."""
 
     part: AttentionPart
     row: int

@@ -47,7 +47,7 @@ class LensRows:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What R rows predict, at temperature 1 unless the logits say otherwise."""
+    """The predictions of R rows. Probabilities are at temperature 1."""
 
     what: Literal["next", "itself"]  # a row predicts the token after it, or the token that it is named by
     rows: range
