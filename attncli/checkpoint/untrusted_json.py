@@ -17,16 +17,33 @@ from attncli.errors import COPY_AGAIN, BadCheckpoint
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     """Returns the JSON object in the data of a file.
 
-    Raises BadCheckpoint if the data is not valid JSON or not an object.
+    Raises BadCheckpoint if the data is not valid JSON or not an object. The error says where the data is not valid.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
-        reason = "nested too deep" if isinstance(problem, RecursionError) else str(problem)[:120]
-        raise BadCheckpoint(f"{path} is not valid JSON: {reason}.", COPY_AGAIN) from None
+        raise BadCheckpoint(f"{path} {_reason(data, problem)}.", COPY_AGAIN) from None
     if not isinstance(value, dict):
         raise BadCheckpoint(f"{path} holds no JSON object.", COPY_AGAIN)
     return value
+
+
+def _reason(data: bytes, problem: Exception) -> str:
+    """Returns why data is not valid JSON, given the exception of the parser."""
+    if not data.strip():
+        return "is empty, and must be a JSON object"
+    if isinstance(problem, json.JSONDecodeError):
+        fault = "ends too early" if problem.pos >= len(problem.doc.rstrip()) else "is wrong"
+        return f"is not valid JSON: it {fault} at line {problem.lineno}, column {problem.colno}"
+    if isinstance(problem, UnicodeDecodeError):
+        return f"is not valid JSON: byte {problem.start:,} is not {problem.encoding.upper()}"
+    if isinstance(problem, RecursionError):
+        return "is not valid JSON: it is nested too deep"
+    return f"is not valid JSON: {problem}" if isinstance(problem, _NotFinite) else "has a number of too many digits"
+
+
+class _NotFinite(ValueError):
+    """Raised for a number that is not finite."""
 
 
 def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
@@ -51,7 +68,7 @@ def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
+    raise _NotFinite(f"{name} is not a finite number")
 
 
 def _finite(digits: str) -> float:

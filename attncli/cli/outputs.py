@@ -14,6 +14,7 @@ from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
 
 Files = Mapping[str, Path | None]  # maps an option to the file that it names
+_STANDARD_OUTPUT = Path("-")
 _ENDINGS = {
     "--svg": (".svg",),
     "--html": (".html", ".htm"),
@@ -27,7 +28,7 @@ def refuse_files(files: Files, force: bool) -> None:
     """Checks the output files of a command before the command starts its work.
 
     Raises:
-        UsageProblem: for a directory, a device, a file that two options name, an existing file without `force`, and
+        UsageProblem: for -, a directory, a device, a file that two options name, an existing file without `force`, and
             `force` without any file.
         OutOfRoom: if the directory of a file does not exist or cannot be written.
     """
@@ -53,6 +54,12 @@ def refuse_files(files: Files, force: bool) -> None:
 
 
 def _refuse_file(file: Path, option: str, force: bool) -> None:
+    if file == _STANDARD_OUTPUT:
+        ending = _ENDINGS.get(option, ("",))[0]
+        raise UsageProblem(
+            f"{option} - is no file, and {option} does not write to standard output.",
+            f"Give a file: {option} out{ending}",
+        )
     if file.is_dir():
         raise UsageProblem(f"{file} is a directory.", f"Give {option} a file in it.")
     if option in _ENDINGS and file.suffix and file.suffix.lower() not in _ENDINGS[option]:

@@ -83,11 +83,11 @@ class OneByOne:
         """
         shape, tokenizer = self._loaded.model.config, self._loaded.tokenizer
         refuse_unreadable(shape, tokenizer, prompt, target=source is not None)
-        tokenizer.decode(generated)  # raises BadInput for an unknown id
         if source is not None:
             refuse_unreadable(shape, tokenizer, source)
             if len(prompt) + len(generated) > shape.context:
                 raise BadInput("The translation has filled the context.", "Start again with an empty translation.")
+        tokenizer.decode(generated)  # raises BadInput for an unknown id
         ids = window(prompt, generated, shape.context)
         logits = self._logits(ids, source)[:, : tokenizer.vocab_size].float()
         seen = _seen([] if source is not None else prompt, generated, config, logits)
@@ -110,8 +110,9 @@ class OneByOne:
     def _logits(self, ids: Sequence[int], source: Sequence[int] | None) -> Tensor:
         """Returns the logits (1, V) after the ids. Reads the ids from the first one that is not in the cache.
 
-        An exception in a forward pass, such as one that a hook of the network raises, may leave half of the tokens in
-        the cache. So what is overwritten is forgotten before, and what was read is noted afterwards.
+        An exception in a forward pass, such as one that a hook of the network raises, may leave only some tokens of a
+        chunk in the cache. Therefore `_read` is cut to the tokens before the chunk before the chunk is read, and gets
+        the tokens of the chunk afterwards.
         """
         if source is not None and list(source) != self._source:
             self._between()

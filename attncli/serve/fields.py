@@ -6,8 +6,9 @@ or refused: none is ignored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from starlette.requests import Request
 
@@ -24,14 +25,27 @@ _WHERE = "The request"
 async def read_fields(request: Request, kind: type[T], limits: Limits) -> T:
     """Returns the dataclass `kind` with the fields of a request's body.
 
-    Raises Refusal: 415 for another type than JSON, 400 for fields that are missing, unknown or of another type, and for
-    those that the dataclass refuses; also the refusals of `read_body`.
+    Raises Refusal: 415 for another type than JSON, 400 for fields that are missing, unknown, too long or of another
+    type, and for those that the dataclass refuses; also the refusals of `read_body`.
     """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != "application/json":
         raise Refusal(415, "The request is not JSON.", "Send the header Content-Type: application/json.")
     data = await read_body(request, limits)
     try:
-        return record_from_json(kind, parse_object(data, Path(_WHERE)), _WHERE)
+        values = parse_object(data, Path(_WHERE))
+        _refuse_long_lists(kind, values, limits.entries)
+        return record_from_json(kind, values, _WHERE)
     except BadCheckpoint as problem:  # as the same checks of a file name it
         raise Refusal(400, problem.message, "docs/serving.md lists the fields of each address.") from None
+
+
+def _refuse_long_lists(kind: type, values: Mapping[str, Any], most: int) -> None:
+    """Raises Refusal for a field of a request that is a list of more than `most` entries, before any is checked."""
+    for name in get_type_hints(kind):
+        if isinstance(value := values.get(name), list) and len(value) > most:
+            raise Refusal(
+                400,
+                f"{_WHERE}: {name} has {len(value):,} entries, and must have at most {most:,}.",
+                "docs/serving.md lists the limits.",
+            )

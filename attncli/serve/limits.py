@@ -24,6 +24,7 @@ class Limits:
     """What one server does for its clients at most."""
 
     body: int = 1 << 20  # bytes of a request
+    entries: int = 10_000  # ids, edges or heads of a request
     body_seconds: float = 10  # for a body to arrive
     head_seconds: float = 10  # for the first line and the headers of a connection to arrive
     answer_seconds: float = 30  # for a client to go on reading an answer

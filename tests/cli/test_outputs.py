@@ -118,6 +118,15 @@ def test_explain_writes_the_requested_files(in_model_folder, capsys):
     assert sorted(path.name for path in in_model_folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["page", "html", "svg", "csv", "npz"])
+def test_no_file_is_named_like_standard_output(name, in_model_folder, capsys):
+    code, out, err = ask(capsys, "explain", TEXT, f"--{name}", "-")
+    assert (code, out) == (2, "")
+    assert f"--{name} - is no file" in err
+    assert f"--{name} out.{'html' if name == 'page' else name}" in err
+    assert not (in_model_folder / "-").exists()
+
+
 def test_the_theme_sets_the_colors_of_both_pictures(in_model_folder, capsys):
     page = f"#{THEMES['dark'].page}"
     for theme, dark in (("light", False), ("dark", True)):

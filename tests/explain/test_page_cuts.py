@@ -338,7 +338,7 @@ def test_heads_are_ablated_at_once(kind):
 
 def test_a_cut_that_the_measured_row_cannot_feel_changes_nothing():
     reading, tokenizer, part = read("decoder")
-    for cut in (LiveCut(edges=((5, 1),)), LiveCut(edges=((2, 4),)), LiveCut(columns=(4,)), LiveCut(rows=(6,))):
+    for cut in (LiveCut(edges=((5, 1),)), LiveCut(columns=(4,)), LiveCut(rows=(6,))):
         found = cut_effect(UncutPass(reading, tokenizer), part, cut, 3)
         np.testing.assert_array_equal(found.kept, found.before)
         np.testing.assert_array_equal(found.ids, found.candidates)
@@ -359,3 +359,27 @@ def test_a_cut_of_something_that_does_not_exist_is_refused(cut, measured, messag
     reading, tokenizer, part = read("decoder")
     with pytest.raises(UsageProblem, match=message):
         cut_effect(UncutPass(reading, tokenizer), part, cut, measured)
+
+
+@pytest.mark.parametrize("edges", [((2, 3),), ((3, 1), (0, 1))])
+@pytest.mark.parametrize("kind", ["decoder", "self-attention"])
+def test_an_edge_to_a_later_source_is_refused(kind, edges):
+    reading, tokenizer, part = read(kind)
+    with pytest.raises(UsageProblem, match=r"edges contains .* cannot attend to source [13], which comes after it"):
+        cut_effect(UncutPass(reading, tokenizer), part, LiveCut(edges=edges), 3)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "cross-attention", "encoder-of-two"])
+def test_an_edge_to_a_later_source_is_cut_where_there_is_no_mask(kind):
+    reading, tokenizer, part = read(kind)
+    found = cut_effect(UncutPass(reading, tokenizer), part, LiveCut(edges=((1, 3),)), 3)
+    assert np.abs(found.kept - found.before).max() > 1e-9
+
+
+def test_an_edge_that_no_layer_of_the_cut_has_in_its_window_is_refused():
+    reading, tokenizer, part = read("window")  # 3 tokens from layer 1 on
+    uncut = UncutPass(reading, tokenizer)
+    for heads in (None, ((0, 1),), ((0, 1), (2, 1))):
+        cut_effect(uncut, part, LiveCut(edges=((5, 2),), heads=heads), 6)
+    with pytest.raises(UsageProblem, match="outside its window of 3 tokens"):
+        cut_effect(uncut, part, LiveCut(edges=((5, 2),), heads=((1, 0), (2, 1))), 6)

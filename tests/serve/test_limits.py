@@ -61,6 +61,34 @@ def test_the_error_names_the_field(here):
     assert "top_kk" in refused(here.post("/api/next", {"text": "a", "top_kk": 1}), 400)["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "is empty, and must be a JSON object."),
+        (b" \n", "is empty, and must be a JSON object."),
+        (b'{"text": "a"', "is not valid JSON: it ends too early at line 1, column 13."),
+        (b'{"text": "a",\n "ids" [1]}', "is not valid JSON: it is wrong at line 2, column 8."),
+        (b'{"text": "\xff"}', "is not valid JSON: byte 10 is not UTF-8."),
+        (b'{"text": NaN}', "is not valid JSON: NaN is not a finite number."),
+        (b'{"text": -1e999}', "is not valid JSON: -1e999 is not a finite number."),
+        (b"[" * 100_000, "is not valid JSON: it is nested too deep."),
+        (b'{"text": ' + b"9" * 5000 + b"}", "has a number of too many digits."),
+    ],
+)
+def test_the_error_says_where_a_body_is_not_json(body, reason, here):
+    answer = here.client.post("/api/next", content=body, headers={"Content-Type": "application/json"})
+    assert refused(answer, 400)["message"] == f"The request {reason}"
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "entry"), [("next", "ids", 1), ("cut", "edges", [1, 0]), ("cut", "heads", [0, 0])]
+)
+def test_a_list_with_too_many_entries_is_refused_before_an_entry_is_read(path, field, entry, here, monkeypatch):
+    monkeypatch.setattr("attncli.serve.fields.record_from_json", None)
+    error = refused(here.post(f"/api/{path}", {"text": "a", field: [entry] * 10_001}), 400)
+    assert error["message"] == f"The request: {field} has 10,001 entries, and must have at most 10,000."
+
+
 def test_a_text_is_at_most_as_long_as_the_context(here):
     context = here.service.models.get(None).loaded.model.config.context
     assert str(context) in refused(here.post("/api/next", {"text": "zq " * 2000}), 422)["message"]

@@ -267,7 +267,7 @@ BAD_CUTS = [
     {"kind": "head", "heads": [[9, 9]]},
     {"kind": "row", "row": 99}, {"kind": "row", "row": -1}, {"kind": "column", "column": 99},
     {"kind": "edge", "edges": [[1, 99]]}, {"kind": "edge", "edges": [[1, 0]] * 10_001},
-    {"kind": "row", "row": 0, "part": "cross"},
+    {"kind": "edge", "edges": [[1, 0], [1, 2]]}, {"kind": "row", "row": 0, "part": "cross"},
     {"kind": "row", "row": 0, "text": ""}, {"kind": "row", "row": 0, "measured": 99},
 ]  # fmt: skip
 
@@ -277,6 +277,16 @@ def test_a_cut_that_is_none_is_refused(fields, here):
     answer = here.post("/api/cut", {"text": "Once upon", "measured": 1} | fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].endswith(".")
+
+
+def test_a_masked_edge_is_refused_by_the_name_of_its_field(here):
+    fields = {"text": "Once upon a time", "measured": 3, "kind": "edge"}
+    answer = here.post("/api/cut", fields | {"edges": [[1, 0], [1, 2]]})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "message": "edges contains [1, 2], and row 1 cannot attend to source 2, which comes after it.",
+        "hint": "Cut an edge to an earlier source.",
+    }
 
 
 # The page

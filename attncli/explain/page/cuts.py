@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attncli.errors import UsageProblem
 from attncli.explain.ablated_pass import Edge, Head
 from attncli.explain.defaults import AttentionPart
 from attncli.explain.page.predictions import Floats32, Ints32
@@ -128,10 +129,11 @@ def cut_effect(
 ) -> LiveEffect:
     """Measures one cut on the prediction of the row `measured`: the `most` probable tokens before and after.
 
-    In an encoder-decoder, `measured` is a row of the decoder, whatever the part. The same uncut pass serves for any
-    number of cuts in any part.
+    In an encoder-decoder, `measured` is always a row of the decoder, also for a cut in the encoder. One uncut pass can
+    be used for any number of cuts, in every attention.
 
-    Raises UsageProblem for a row, source, layer or head that does not exist.
+    Raises UsageProblem for a row, source, layer or head that does not exist, and for an edge that the mask excludes in
+    all layers of the cut.
     """
     cutter = _Cutter(uncut, part)
     cutter.refuse(cut, measured)
@@ -157,11 +159,11 @@ class _Cutter:
         self.masked = self.part == "decoder" and uncut.causal
         config = self.reading.model.config
         windows = [config.window_of(layer) if self.masked else None for layer in range(self.layers)]
-        self._window = max((window or self.sources for window in windows), default=self.sources)
+        self._windows = [window or self.sources for window in windows]  # by layer
 
     def seen(self, row: int) -> range:
         """Returns the sources to which a row can attend in some layer."""
-        return range(max(0, row - self._window + 1), row + 1) if self.masked else range(self.sources)
+        return range(max(0, row - max(self._windows) + 1), row + 1) if self.masked else range(self.sources)
 
     def own(self, row: int) -> int:
         """Returns the source that remains if a row is cut: itself, or in cross-attention the last one."""
@@ -216,7 +218,7 @@ class _Cutter:
         return CutBatch(self.part, queries, acts.to(device), None if ablates else edges[None].to(device))
 
     def refuse(self, cut: LiveCut, measured: int) -> None:
-        """Raises UsageProblem for a row, source, layer or head that does not exist."""
+        """Raises UsageProblem for a row, source, layer or head that does not exist, and for a masked edge."""
         first = int(self.reading.translation is not None)  # rows of the decoder are counted from the start token
         refuse_missing("token", measured, self.uncut.length, first)
         for row in (*cut.rows, *(row for row, _ in cut.edges)):
@@ -226,6 +228,23 @@ class _Cutter:
         for layer, head in cut.heads or ():
             refuse_missing("layer", layer, self.layers)
             refuse_missing("head", head, self.heads)
+        layers = range(self.layers) if cut.heads is None else [layer for layer, _ in cut.heads]
+        for row, source in cut.edges if self.masked else ():
+            if source > row:
+                raise _masked(row, source, "which comes after it", "an earlier source")
+            window = max((self._windows[layer] for layer in layers), default=self.sources)
+            if source <= row - window:
+                raise _masked(row, source, f"which is outside its window of {window} tokens", "a source in the window")
+
+
+def _masked(row: int, source: int, why: str, instead: str) -> UsageProblem:
+    """Returns the error for an edge that the mask excludes."""
+    return UsageProblem.naming(
+        lambda named: (
+            f"{named('edges')} contains [{row}, {source}], and row {row} cannot attend to source {source}, {why}.",
+            f"Cut an edge to {instead}.",
+        )
+    )
 
 
 @dataclass(frozen=True)

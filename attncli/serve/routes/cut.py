@@ -29,8 +29,6 @@ from attncli.serve.service import Service
 from attncli.text.tokenizer import Tokenizer
 from attncli.views import text_of
 
-_MOST = 10_000  # edges or heads of one cut
-
 
 @dataclass(frozen=True, kw_only=True)
 class CutFields(TextFields):
@@ -53,8 +51,6 @@ class CutFields(TextFields):
                 raise UsageProblem(f"a cut of kind {self.kind} {'needs' if name == needed else 'takes no'} {name}.")
         if needed == "heads" and not self.heads:
             raise UsageProblem("a cut of kind head needs heads.")
-        if max(len(self.edges or ()), len(self.heads or ())) > _MOST:
-            raise UsageProblem(f"a cut has at most {_MOST:,} edges or heads.")
 
     @property
     def cut(self) -> LiveCut:

@@ -25,7 +25,7 @@ from attncli.serve.fields import read_fields
 from attncli.serve.models import ServedModel
 from attncli.serve.service import Service
 
-_MOST_LISTED, _MOST_DRAWN = 1000, 100_000
+_MOST_LISTED = 1000
 _SETTINGS = tuple(field.name for field in fields(SampleConfig))
 
 
@@ -52,20 +52,16 @@ class NextFields:
 
     def __post_init__(self) -> None:
         check(self)
-        _DRAWN.check("the number of ids", len(self.ids))
         self.sampling()
 
     def sampling(self) -> SampleConfig:
         """Returns the settings of the draw. Raises UsageProblem for one that is not allowed."""
-        return SampleConfig(**{"seed": draw_seed(), "max_new_tokens": _MOST_DRAWN} | self.given)
+        return SampleConfig(**{"seed": draw_seed()} | self.given)
 
     @property
     def given(self) -> dict[str, Any]:
         """The sampling settings that the request gives."""
         return {name: value for name in _SETTINGS if (value := getattr(self, name, None)) is not None}
-
-
-_DRAWN = Limit(f"at most {_MOST_DRAWN:,}", lambda count: count <= _MOST_DRAWN)
 
 
 def routes(service: Service) -> list[BaseRoute]:
