@@ -34,6 +34,11 @@ const done = arguments[0], found = () => document.querySelector(".verdict .resul
 const poll = () => found() ? done() : requestAnimationFrame(poll);
 poll();
 """
+LISTED = """
+const [name, done] = arguments, list = document.querySelector("[name=model]");
+const poll = () => [...list.options].some((option) => option.value === name) ? done() : requestAnimationFrame(poll);
+poll();
+"""
 DRAWN = """
 const done = arguments[0], found = () => document.querySelector(".drawn > li");
 const poll = () => found() ? done() : requestAnimationFrame(poll);
@@ -252,3 +257,61 @@ def test_a_drawn_token_continues_the_translation_that_was_typed(page):
     page.click('[data-action="draw"]')
     page.driver.execute_async_script(DRAWN)
     assert page.find("input[name=target]").get_attribute("value").startswith("Hund")
+
+
+# Answers requests about runs; the second request for a curve fails. Timers run at once.
+RUNS = """
+const send = window.fetch, answer = (body) => Promise.resolve(new Response(JSON.stringify(body)));
+window.asked = { runs: 0, curve: 0 };
+window.setTimeout = (call, wait) => { if (wait !== 3000) return 0; queueMicrotask(call); return 0; };
+window.fetch = (address, options) => {
+  if (address.endsWith("/api/runs")) {
+    window.asked.runs += 1;
+    const more = window.asked.runs > 1 ? [{ name: "newer", status: "finished" }] : [];
+    return answer({ runs: [...more, { name: "story", status: "running" }] });
+  }
+  if (!address.includes("/api/runs/")) return send(address, options);
+  window.asked.curve += 1;
+  if (window.asked.curve === 2) return Promise.reject(new TypeError("no answer"));
+  const status = window.asked.curve < 4 ? "running" : "finished";
+  const step = [0, 1000, 2000].slice(0, window.asked.curve);
+  const curve = { step, nats_per_token: step.map((at) => 7 - at / 1000) };
+  return answer({ train: curve, validation: curve, status });
+};
+window.told = [];
+const news = document.querySelector(".curves [role=status]");
+new MutationObserver(() => window.told.push(news.textContent)).observe(news, { childList: true });
+"""
+FINISHED = """
+const done = arguments[0], poll = () => window.asked.curve === 4 ? done() : requestAnimationFrame(poll);
+poll();
+"""
+
+
+def test_a_curve_goes_on_after_a_request_that_failed(page):
+    page.run(RUNS)
+    page.click(".curves > summary")
+    page.driver.execute_async_script(FINISHED)
+    page.settle()
+    assert any("no answer" in told for told in page.run("return window.told"))
+    assert page.texts(".curves [role=status]") == [""]
+    written = page.texts(".curves svg text")
+    assert {"Step", "Loss in nats per token", "0", "1,000", "2,000", "5", "6", "7"} <= set(written)
+    assert page.table(".curves .behind")[1:] == [["0", "7.0000"], ["1,000", "6.0000"], ["2,000", "5.0000"]]
+
+
+def test_lists_of_runs_and_models_are_asked_for_when_they_get_the_focus(page, folder):
+    page.run(RUNS)
+    page.click(".curves > summary")
+    page.driver.execute_async_script(FINISHED)
+    assert page.texts("[name=run] option") == ["story · running"]
+    page.run("document.querySelector('[name=run]').focus()")
+    page.settle()
+    assert page.texts("[name=run] option") == ["newer · finished", "story · running"]
+    assert page.run("return document.querySelector('[name=run]').value") == "story"
+    before = page.texts("[name=model] option")
+    write_random_model(folder / "checkpoints/late", load(folder / "checkpoints/m").tokenizer, layers=1)
+    page.run("document.querySelector('[name=model]').focus()")
+    page.driver.execute_async_script(LISTED, "late")
+    assert set(page.texts("[name=model] option")) == {*before, "late"}
+    assert page.run("return document.querySelector('[name=model]').value") == "m"

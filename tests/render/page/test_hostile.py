@@ -101,9 +101,46 @@ def test_hostile_tokens_run_nothing_and_are_visible(browser, hostile):
     assert (browser.requests(), browser.messages()) == ([], [])
     drawn = "".join(browser.texts("header, main, footer"))
     bad = {char for char in drawn if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set(
-        "\n\t\u200d\u200c"
+        "\n\t\u200d\u200c\u2068\u2069"
     )
     assert bad == set()
+    assert drawn.count("\u2068") == drawn.count("\u2069")
+
+
+RIGHT_TO_LEFT = "שלום"
+# The left edges of two parts of a text in an element: of a label, and of the index behind it.
+PLACES = """
+const [holder, ...wanted] = arguments;
+const walker = document.createTreeWalker(holder, NodeFilter.SHOW_TEXT), edges = [];
+while (walker.nextNode()) {
+  for (const part of wanted) {
+    const at = walker.currentNode.data.indexOf(part);
+    if (at < 0) continue;
+    const range = document.createRange();
+    range.setStart(walker.currentNode, at);
+    range.setEnd(walker.currentNode, at + part.length);
+    const { left, right } = range.getBoundingClientRect();
+    edges.push([left, right]);
+  }
+}
+return edges;
+"""
+
+
+def test_right_to_left_tokens_keep_the_order_of_a_sentence(browser, tmp_path):
+    """The index of a token stands to the right of its label, and a number to the right of both."""
+    file = tmp_path / "page.html"
+    file.write_text(page_file(payload([document([RIGHT_TO_LEFT] * 3)]), "right to left"), encoding="utf-8")
+    browser.open(file)
+    for selector, index in ((".next h2", "[2]"), (".lines-legend", "[2]")):
+        (label, number) = browser.run(PLACES, browser.find(selector), RIGHT_TO_LEFT, index)
+        assert label[1] <= number[0] + 1, selector
+    assert {row[0] for row in browser.table(".main .behind")[1:]} == {
+        f"\u2068{RIGHT_TO_LEFT}\u2069 [{at}]" for at in range(3)
+    }
+    plain = browser.run("return getComputedStyle(document.querySelector('.token')).unicodeBidi")
+    assert plain == "plaintext"
+    assert browser.run("return document.querySelectorAll('bdi.label, .chance bdi, .rows bdi').length") >= 6
 
 
 def test_a_hostile_address_is_ignored(browser, page):

@@ -56,7 +56,7 @@ def tabled(browser):
 def stated_error(browser):
     """Returns the greatest error of a probability that the page states, and the rounding of the table."""
     facts = browser.texts('[data-fact="error"]')
-    return 0.000_006 + (numbers(facts[0].split()[-1].rstrip(".")) / 100 if facts else 0)
+    return 0.000_006 + (numbers(facts[0].split()[-3]) / 100 if facts else 0)
 
 
 def test_the_distribution_is_that_of_the_model(browser, page, loaded, logits):

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from attncli.explain.model_heads import scores_by_part
+from attncli.explain.page import document
+from attncli.render.page.assemble import page_file
+from attncli.render.page.payload import payload
 from tests.support.browser import needs_chromium
 from tests.support.checkpoints import load
 
@@ -67,6 +70,22 @@ def test_a_hidden_first_token_is_left_out_of_thumbnails(browser, page):
     colors = pixels(browser, "1.2")
     assert (colors[:, 0, 3] == 0).all()
     assert (colors[..., :3] == LAST_COLOR).all(-1).any()
+
+
+def test_a_pixel_of_a_long_text_is_hidden_with_its_first_token(browser, model_folder, tmp_path, monkeypatch):
+    loaded = load(model_folder / "checkpoints/m")
+    monkeypatch.setattr(document, "MOST_CELLS", 1)
+    found = document.page_document(loaded, loaded.pieces(TEXT * 4))
+    pool = found.attentions[0].thumbnails.pool
+    assert pool > 1
+    (tmp_path / "long.html").write_text(page_file(payload([found]), "long"))
+    opened(browser, tmp_path / "long.html", "#view=heads&idle=false")
+    assert "as a whole" in browser.texts(".overview-scroll + .note")[0]
+    opaque = pixels(browser, "1.2")[..., 3] == 255
+    assert (opaque.any(0) == (np.arange(opaque.shape[1]) > 0)).all()
+    weights = found.attentions[0].thumbnails.weights[1, 2][:, 1:]
+    most = np.unravel_index(np.argmax(weights), weights.shape)
+    assert pixels(browser, "1.2")[most[0], most[1] + 1, :3].tolist() == LAST_COLOR
 
 
 def test_one_scale_for_all_heads_has_the_last_color_once(browser, page):

@@ -2,7 +2,7 @@
 // Two texts side by side: how alike the streams of one word are, layer by layer, and which tokens pull them apart.
 
 import { element, fill, svg } from "./dom.js";
-import { fixed, text } from "./format.js";
+import { fixed, text, unitName } from "./format.js";
 import { tableBehind } from "./table.js";
 
 /** @typedef {import("./data.js").Payload} Payload */
@@ -73,7 +73,7 @@ function row(name, share, figure, beside) {
 function pullRows(documents, found) {
   if (found.embedding === null || found.feed_forward === null) return [element("p", { class: "note" }, text("comparison.no_pulls"))];
   const terms = found.words.flatMap(({ pulls }, at) =>
-    [...(pulls?.slice() ?? [])].map((pull, source) => ({ name: `${"AB"[at]} ${documents[at].attentions[0].columns[source].label} [${source}]`, pull })),
+    [...(pulls?.slice() ?? [])].map((pull, source) => ({ name: `${"AB"[at]} ${unitName({ label: documents[at].attentions[0].columns[source].label, index: source })}`, pull })),
   );
   terms.push({ name: text("comparison.embeddings"), pull: found.embedding }, { name: text("comparison.feed_forward"), pull: found.feed_forward });
   terms.sort((one, other) => Math.abs(other.pull) - Math.abs(one.pull));

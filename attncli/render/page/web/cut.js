@@ -3,7 +3,7 @@
 
 import { distributionOf, predictedRow } from "./distribution.js";
 import { element, fill, keepFocus, roving } from "./dom.js";
-import { percent, percentOf, text } from "./format.js";
+import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
 import { temperatureNote } from "./next.js";
@@ -200,7 +200,7 @@ function missing(page, cut) {
 
 /** @param {Page} page */
 function rowName({ attention, row }) {
-  return `${attention.rows[row].label} [${row + attention.first}]`;
+  return unitName({ label: attention.rows[row].label, index: row + attention.first });
 }
 
 /**
@@ -208,7 +208,7 @@ function rowName({ attention, row }) {
  * @param {number} column
  */
 function columnName({ attention }, column) {
-  return `${attention.columns[column].label} [${column}]`;
+  return unitName({ label: attention.columns[column].label, index: column });
 }
 
 /**
@@ -279,8 +279,8 @@ function verdictOf(page, cut, found) {
   const sentence = element("p", {}, text(saying(page, `cut.${cut.kind}.done`), values));
   const [before, after] = [percent(first.before), percent(first.after)];
   const way = before === after ? "" : direction(first);
-  const words = element("p", { class: `result ${way}` }, `P(${first.label}) ${before} → ${after}`, way && element("span", { class: "direction" }, ` ${text(`cut.${way}`)}`));
-  const notes = element("p", { class: "note" }, [text("cut.exact"), cut.kind !== "head" && text("cut.exact.scores"), found.error && text("cut.rounded", { error: percentOf(found.error, 4) })].filter(Boolean).join(" "));
+  const words = element("p", { class: `result ${way}` }, `P(${isolated(first.label)}) ${before} → ${after}`, way && element("span", { class: "direction" }, ` ${text(`cut.${way}`)}`));
+  const notes = element("p", { class: "note" }, [text("cut.exact"), cut.kind !== "head" && text("cut.exact.scores"), found.error && text("cut.rounded", { error: number(100 * found.error, 2) })].filter(Boolean).join(" "));
   return [sentence, words, ...(now ? [now] : []), comparisonOf(page, found), notes];
 }
 
@@ -307,7 +307,7 @@ function comparisonOf(page, found) {
   };
   const figure = (/** @type {string} */ shown) => element("span", { class: "share" }, shown);
   const head = element("div", { class: "pair head", "aria-hidden": "true" }, element("span"), element("span", { class: "wide-two" }, text("cut.before")), element("span", { class: "wide-two" }, text("cut.after")));
-  const lines = pairs.map(({ label, before, shown, after }) => element("div", { class: "pair", role: "listitem" }, element("span", { class: "token-name" }, label), bar(before, "before"), figure(shown(percent)), bar(after, "after"), figure(percent(after))));
+  const lines = pairs.map(({ label, before, shown, after }) => element("div", { class: "pair", role: "listitem" }, element("bdi", { class: "token-name" }, label), bar(before, "before"), figure(shown(percent)), bar(after, "after"), figure(percent(after))));
   return element("div", {}, head, element("div", { role: "list", "aria-label": text("cut.table"), class: "pairs" }, ...lines));
 }
 

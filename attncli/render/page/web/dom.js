@@ -47,6 +47,19 @@ export function fill(parent, ...children) {
 }
 
 /**
+ * Replaces the options of a list, unless they are the same ones: an open list would close. The chosen value stays.
+ * @param {HTMLSelectElement} list
+ * @param {{value: string, label: string, kind?: string | null}[]} options
+ */
+export function fillOptions(list, options) {
+  const key = JSON.stringify(options);
+  if (list.dataset.options === key) return;
+  list.dataset.options = key;
+  const chosen = list.value;
+  fill(list, ...options.map(({ value, label, kind }) => element("option", { value, "data-kind": kind, selected: value === chosen }, label)));
+}
+
+/**
  * Sets attributes and listeners of an element.
  * @param {Element} target
  * @param {Record<string, unknown>} attributes

@@ -20,13 +20,32 @@ export function languages() {
 }
 
 /**
- * Returns an interface text, with {name} replaced by the value of that name.
+ * Returns an interface text, with {name} replaced by the value of that name. Right-to-left values are isolated, and
+ * numbers get the separators of the language; an index or a number with decimals comes as a string.
  * @param {string} key
  * @param {Record<string, string | number>} [values]
  */
 export function text(key, values = {}) {
   const found = LANGUAGES[language][key] ?? LANGUAGES.en[key] ?? key;
-  return found.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
+  const shown = (/** @type {string | number} */ value) => (typeof value === "number" ? number(value, 15) : isolated(value));
+  return found.replace(/\{(\w+)\}/g, (_, name) => shown(values[name] ?? ""));
+}
+
+/**
+ * Returns a label that leaves the order of the text around it as it is: right-to-left letters are isolated.
+ * @param {string} label
+ */
+export function isolated(label) {
+  return RIGHT_TO_LEFT.test(label) ? `\u2068${label}\u2069` : label;
+}
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/**
+ * Names a token or a word: "␣cat [2]".
+ * @param {{label: string, index: number}} unit
+ */
+export function unitName({ label, index }) {
+  return `${isolated(label)} [${index}]`;
 }
 
 /**

@@ -2,6 +2,7 @@
 // The grid of a map: the size of its cells, and the labels of its rows and columns.
 
 import { svg } from "./dom.js";
+import { isolated } from "./format.js";
 
 /** @typedef {import("./measure.js").Unit} Unit */
 /**
@@ -116,7 +117,7 @@ export function rowLabels(grid, rows) {
   const group = svg("g", { "font-family": "var(--mono, monospace)", "font-size": grid.rowLabels ? FONT : 10, "text-anchor": "end", fill: "var(--ink)" });
   rows.forEach((row, at) => {
     if (at % step) return;
-    const label = grid.rowLabels ? fitted(row.label, grid.left - 2 * PAD) : String(row.index);
+    const label = grid.rowLabels ? isolated(fitted(row.label, grid.left - 2 * PAD)) : String(row.index);
     group.append(svg("text", { x: grid.left - PAD, y: (at + 0.5) * grid.cellY + 4, "data-at": at, fill: row.special ? "var(--quiet)" : null }, label));
   });
   return group;
@@ -135,7 +136,7 @@ export function columnLabels(grid, columns) {
     if (at % step) return;
     const x = (at + 0.5) * grid.cellX;
     const place = grid.angle ? { x: 0, y: 4, transform: `translate(${x} ${grid.top - PAD}) rotate(-${grid.angle})` } : { x, y: grid.top - PAD };
-    const label = grid.columnLabels ? fitted(column.label, long + 1) : String(column.index);
+    const label = grid.columnLabels ? isolated(fitted(column.label, long + 1)) : String(column.index);
     group.append(svg("text", { ...place, "data-at": at, fill: column.special ? "var(--quiet)" : null }, label));
   });
   return group;

@@ -3,7 +3,7 @@
 
 import { predictedRow } from "./distribution.js";
 import { element, fill, svg } from "./dom.js";
-import { number, percent, percentOf, text } from "./format.js";
+import { isolated, number, percent, percentOf, text } from "./format.js";
 import { temperatureNote, titleOf } from "./next.js";
 import { tableBehind } from "./table.js";
 import { explanation } from "./toolbar.js";
@@ -76,14 +76,14 @@ function shown(page, rows) {
   const token = finalToken(rows);
   const cells = (/** @type {LensRow} */ { tokens }) =>
     tokens.map(({ label, probability, final }) => {
-      const cell = element("td", { class: final ? "final" : "" }, element("span", { class: "token-name" }, label), element("span", { class: "share" }, percent(probability)));
+      const cell = element("td", { class: final ? "final" : "" }, element("bdi", { class: "token-name" }, label), element("span", { class: "share" }, percent(probability)));
       cell.style.setProperty("--share", String(probability));
       return cell;
     });
   const grid = element(
     "table",
     { class: "lens", "aria-label": text("layers.about") },
-    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, text("layers.after")), element("th", { scope: "col" }, `P(${token})`), element("th", { scope: "col" }, text("layers.rank")), element("th", { scope: "col", class: "says", colspan: rows[0].tokens.length }, text("layers.says")))),
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, text("layers.after")), element("th", { scope: "col" }, `P(${isolated(token)})`), element("th", { scope: "col" }, text("layers.rank")), element("th", { scope: "col", class: "says", colspan: rows[0].tokens.length }, text("layers.says")))),
     element("tbody", {}, ...rows.map((row) => element("tr", {}, element("th", { scope: "row" }, row.name), element("td", { class: "figure" }, percent(row.probability)), element("td", { class: "figure" }, number(row.rank, 6)), ...cells(row)))),
   );
   return [
@@ -131,7 +131,7 @@ function tableOf(page) {
   const places = rows[0].tokens.map((_, place) => [text("layers.place", { place: place + 1 }), text("next.probability")]);
   return {
     caption: text("layers.title", { question: titleOf(page) }),
-    head: [text("layers.after"), `P(${finalToken(rows)})`, text("layers.rank"), ...places.flat()],
+    head: [text("layers.after"), `P(${isolated(finalToken(rows))})`, text("layers.rank"), ...places.flat()],
     rows: rows.map(({ name, probability, rank, tokens }) => [name, percentOf(probability, 4), number(rank, 6), ...tokens.flatMap((each) => [each.label, percentOf(each.probability, 4)])]),
   };
 }

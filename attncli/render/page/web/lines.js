@@ -2,7 +2,7 @@
 // The head view: queries on the left, sources on the right, and a curve for every weight.
 
 import { element, fill, roving, setAttributes, svg } from "./dom.js";
-import { number, percent, percentOf, text } from "./format.js";
+import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
 import { hiddenColumns, openInPicture } from "./heat.js";
 import { largestOf, reachOf, unitOf } from "./measure.js";
 import { state } from "./state.js";
@@ -85,7 +85,7 @@ function build(page, left, right) {
   fill(
     left,
     ...rows.map((row) => {
-      return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": row.start, ...page.listeners(row.stop - 1) }, element("span", { class: "index" }, String(row.index)), row.label);
+      return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": row.start, ...page.listeners(row.stop - 1) }, element("span", { class: "index" }, String(row.index)), element("bdi", {}, row.label));
     }),
   );
   // A masked source stays in the order of the arrow keys, so it is not disabled.
@@ -99,7 +99,7 @@ function build(page, left, right) {
       element(
         "button",
         { type: "button", class: "line-token", "aria-pressed": "false", "data-start": column.start, onclick: choose },
-        element("span", { class: "label" }, column.label),
+        element("bdi", { class: "label" }, column.label),
         element("span", { class: "bar" }),
         ...shown.map(({ color }) => {
           const figure = element("span", { class: "share" });
@@ -145,7 +145,7 @@ function explainFigures(page, legend) {
   const busiest = page.shown === start.row && page.attention.part === start.part && start.part !== "cross" && page.chosen.length === 1 && page.chosen[0].name === start.heads[0].join(".");
   fill(
     legend,
-    text(`lines.legend.${page.measure}`, { row: row.label, index: row.index }),
+    text(`lines.legend.${page.measure}`, { row: unitName(row) }),
     ": ",
     ...names.flatMap((name, at) => (at ? [", ", name] : [name])),
     page.measure !== "rollout" && busiest && ` (${text("lines.busiest")})`,
@@ -298,7 +298,7 @@ function touch(page, picture) {
     const line = nearest(page, picture, event);
     const { rows, columns } = page.matrix(page.pictured[0].selection);
     picture.classList.toggle("near", line !== null);
-    fill(title, line && `${rows[line.row].label} → ${columns[line.column].label}: ${percent(line.share)}`);
+    fill(title, line && `${isolated(rows[line.row].label)} → ${isolated(columns[line.column].label)}: ${percent(line.share)}`);
     if (line && !title.isConnected) picture.append(title);
     if (!line) title.remove();
   });
@@ -369,10 +369,10 @@ function tableOf(page) {
   const at = page.shownUnit;
   const reach = reachOf(page.attention, rows[at], columns);
   return {
-    caption: text("lines.table", { row: rows[at].label, index: rows[at].index, measure: text(`measure.${page.measure}`) }),
+    caption: text("lines.table", { row: unitName(rows[at]), measure: text(`measure.${page.measure}`) }),
     head: [text("lines.source"), ...page.pictured.map(({ name }) => headName(name))],
     rows: columns.slice(0, reach).map((column, to) => [
-      `${column.label} [${column.index}]`,
+      unitName(column),
       ...matrices.map(({ values }) => percentOf(values[at * columns.length + to], 3)),
     ]),
   };
@@ -401,7 +401,7 @@ function lonePicture(page) {
   const total = Math.max(rows.length, columns.length) * height;
   const chosen = page.column === null ? -1 : unitOf(columns, page.column);
   const label = (/** @type {Unit} */ unit, /** @type {number} */ at, /** @type {boolean} */ isRow) =>
-    svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": at === (isRow ? page.shownUnit : chosen) ? "bold" : "normal" }, unit.label);
+    svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": at === (isRow ? page.shownUnit : chosen) ? "bold" : "normal" }, isolated(unit.label));
   const shares = columns.map((_, to) => svg("text", { x: side + across + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
   const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
     svg("path", { d: pathOf(each, height, page.pictured.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });

@@ -1,23 +1,20 @@
 // @ts-check
-// The live page: a text that is read while it is typed, a model that writes, and the curve of a training run.
+// The live page: a text that is read while it is typed, and a model that writes.
 
+import { createCurves } from "./curves.js";
 import { decode } from "./data.js";
-import { element, fill, svg } from "./dom.js";
-import { fixed, number, percent, text } from "./format.js";
+import { element, fill, fillOptions } from "./dom.js";
+import { fixed, percent, text } from "./format.js";
 import { change, onChange, state } from "./state.js";
-import { tableBehind } from "./table.js";
 
 /** @typedef {import("./data.js").Payload} Payload */
 /** @typedef {{id: number, label: string, model: number, drawn: number}} Chance */
 /** @typedef {{token: {id: number, label: string}, step: number, ends: boolean, written: string, uniform: number | null, left: number, chances: Chance[], settings: Record<string, number>}} Drawn */
 /** @typedef {{name: string, kind: string | null, loaded: boolean}} Listed */
-/** @typedef {{step: number[], loss: number[]}} Curve */
 
 const MOST_WRITTEN = 200; // tokens of one press of "Write"
 const SHOWN_CHANCES = 5;
 const PAUSE = 700; // milliseconds without a new text, after which its cuts are measured
-const POLL = 3000; // milliseconds between two requests for a curve
-const [TRAIN, VALIDATION] = ["var(--head-4)", "var(--head-1)"]; // colors of the two curves
 
 /** Sends requests to the server of the page. A newer request of a kind cancels the older one. */
 export class Server {
@@ -104,6 +101,8 @@ class Live {
     this.show = show;
     /** @type {number[]} the tokens that were drawn since the text was typed */
     this.ids = [];
+    /** @type {Drawn[]} the newest first */
+    this.found = [];
     this.typed = state.text;
     this.typedTarget = state.target; // the beginning of the translation, without the drawn tokens
     this.later = 0; // the timer of the request for cuts
@@ -135,6 +134,7 @@ export function createLive(holder, server, show) {
   const { area, target, targetLabel, models, writing, status, drawn, curves } = live;
   area.addEventListener("input", () => edited(live));
   target.addEventListener("input", () => edited(live));
+  models.addEventListener("focus", () => server.get("models").then((listed) => listModels(live, listed)).catch(() => {})); // keeps the list
   models.addEventListener("change", () => {
     change({ model: models.value });
     target.value = "";
@@ -146,6 +146,7 @@ export function createLive(holder, server, show) {
   fill(holder, element("label", { class: "live-text" }, name("text"), area), targetLabel, row, status, drawn, curves.element);
   const translate = () => {
     for (const each of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll("[data-name]"))) fill(each, text(`live.${each.dataset.name}`));
+    fill(drawn, ...live.found.map(drawnToken));
     writing.name();
     curves.name();
   };
@@ -171,15 +172,24 @@ function report({ status }, request) {
 }
 
 /**
+ * Lists the models. A model from another folder than those that are listed comes first.
+ * @param {Live} live
+ * @param {{first: string, models: Listed[]}} listed
+ */
+function listModels({ models }, { first, models: listed }) {
+  const known = listed.some((one) => one.name === first) ? listed : [{ name: first, kind: null, loaded: true }, ...listed];
+  fillOptions(models, known.map(({ name, kind }) => ({ value: name, label: name, kind })));
+}
+
+/**
  * Lists the models, and shows the document of the first text.
  * @param {Live} live
  * @param {{first: string, models: Listed[]}} listed
  */
-function begin(live, { first, models: listed }) {
+function begin(live, listed) {
   const { models, area, targetLabel } = live;
-  const named = state.model || first;
-  const known = listed.some((one) => one.name === first) ? listed : [{ name: first, kind: null, loaded: true }, ...listed];
-  fill(models, ...known.map((one) => element("option", { value: one.name, "data-kind": one.kind, selected: one.name === named }, one.name)));
+  listModels(live, listed);
+  models.value = state.model || listed.first;
   targetLabel.hidden = !live.translates;
   if (!state.text) {
     area.value = text(live.translates ? "live.example.translate" : "live.example");
@@ -220,6 +230,7 @@ function edited(live) {
   writing.stop();
   server.cancel("next");
   live.ids = [];
+  live.found = [];
   live.typed = area.value;
   live.typedTarget = target.value;
   fill(drawn);
@@ -244,6 +255,7 @@ async function draw(live) {
     if (live.translates) target.value = typedTarget + found.written;
     change({ text: area.value, target: target.value });
   }
+  live.found.unshift(found);
   live.drawn.prepend(drawnToken(found));
   await refresh(live);
   return !found.ends;
@@ -300,104 +312,8 @@ function drawnToken(found) {
   const bar = (/** @type {Chance} */ chance) => {
     const filled = element("span", { class: "bar" });
     filled.style.width = `${Math.round(chance.drawn * 100)}px`;
-    return element("li", { class: chance === own ? "own" : "" }, element("code", {}, chance.label), " ", percent(chance.drawn), filled);
+    return element("li", { class: chance === own ? "own" : "" }, element("bdi", {}, chance.label), " ", percent(chance.drawn), filled);
   };
   const summary = text("live.drawn", { step: found.step + 1, probability: percent(own ? own.drawn : 0), left: found.left, uniform: found.uniform === null ? "–" : fixed(found.uniform, 3) });
-  return element("li", {}, element("details", {}, element("summary", {}, element("code", {}, found.token.label), " ", summary), element("ul", {}, ...listed.map(bar))));
-}
-
-/**
- * Returns the panel with the loss curves of a training run, which is asked for again while the panel is open.
- * @param {Server} server
- */
-function createCurves(server) {
-  const summary = element("summary");
-  const runs = element("select", { name: "run" });
-  const picture = element("div", {});
-  /** @type {{train: Curve, validation: Curve, status: string} | null} */
-  let found = null;
-  const table = tableBehind(() => ({
-    caption: text("curves.table"),
-    head: [text("curves.step"), text("curves.validation")],
-    rows: (found?.validation.step ?? []).map((step, at) => [String(step), fixed(found?.validation.loss[at] ?? NaN, 4)]),
-  }));
-  const details = element("details", { class: "curves" }, summary, runs, picture, table.element);
-  let timer = 0;
-  const draw = () => {
-    fill(picture, found ? lossPicture(found) : element("p", { class: "note" }, text("curves.none")));
-    table.update();
-  };
-  const poll = async () => {
-    clearTimeout(timer);
-    if (!details.open || !runs.value) return;
-    const name = runs.value;
-    try {
-      const { train, validation, status } = await server.get(`runs/${encodeURIComponent(name)}`);
-      found = { train: measured(train), validation: measured(validation), status };
-    } catch {
-      found = null;
-    }
-    if (name !== runs.value) return;
-    draw();
-    clearTimeout(timer);
-    if (found?.status === "running") timer = setTimeout(poll, POLL);
-  };
-  details.addEventListener("toggle", async () => {
-    if (!details.open) return;
-    const { runs: listed } = await server.get("runs").catch(() => ({ runs: [] }));
-    const before = runs.value;
-    fill(runs, ...listed.map((/** @type {{name: string, status: string}} */ run) => element("option", { value: run.name, selected: run.name === before }, `${run.name} · ${run.status}`)));
-    draw();
-    await poll();
-  });
-  runs.addEventListener("change", poll);
-  return {
-    element: details,
-    name: () => {
-      fill(summary, text("curves"));
-      runs.setAttribute("aria-label", text("curves"));
-      if (details.open) draw();
-    },
-  };
-}
-
-/**
- * Returns the points of a curve of the server, without those that were not measured.
- * @param {{step: number[], nats_per_token: (number | null)[]}} curve
- * @returns {Curve}
- */
-function measured({ step, nats_per_token }) {
-  const points = nats_per_token.map((loss, at) => ({ step: step[at], loss })).filter(({ loss }) => loss !== null);
-  return { step: points.map((point) => point.step), loss: points.map((point) => Number(point.loss)) };
-}
-
-/**
- * Draws the losses of a run over its steps.
- * @param {{train: Curve, validation: Curve}} found
- */
-function lossPicture({ train, validation }) {
-  const [width, height, left, bottom] = [560, 200, 48, 24];
-  const curves = [train, validation].filter(({ step }) => step.length);
-  if (!curves.length) return element("p", { class: "note" }, text("curves.none"));
-  const steps = curves.flatMap(({ step }) => step);
-  const losses = curves.flatMap(({ loss }) => loss);
-  const [first, last, low, high] = [Math.min(...steps), Math.max(...steps), Math.min(...losses), Math.max(...losses)];
-  const x = (/** @type {number} */ step) => left + ((step - first) / (last - first || 1)) * (width - left - 8);
-  const y = (/** @type {number} */ loss) => 8 + ((high - loss) / (high - low || 1)) * (height - bottom - 8);
-  const line = (/** @type {Curve} */ { step, loss }, /** @type {string} */ color) =>
-    svg("polyline", { points: step.map((each, at) => `${x(each)},${y(loss[at])}`).join(" "), fill: "none", stroke: color, "stroke-width": 2 });
-  const label = (/** @type {number} */ across, /** @type {number} */ down, /** @type {string} */ words, /** @type {string} */ anchor, fill = "var(--quiet)") =>
-    svg("text", { x: across, y: down, fill, "font-size": 12, "text-anchor": anchor }, words);
-  return svg(
-    "svg",
-    { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": text("curves.table"), class: "wide" },
-    line(train, TRAIN),
-    line(validation, VALIDATION),
-    label(left - 6, y(high) + 4, number(high), "end"),
-    label(left - 6, y(low) + 4, number(low), "end"),
-    label(left, height - 6, number(first, 9), "start"),
-    label(width - 8, height - 6, number(last, 9), "end"),
-    label(width - 8, 16, text("curves.train"), "end", TRAIN),
-    label(width - 8, 32, text("curves.validation"), "end", VALIDATION),
-  );
+  return element("li", {}, element("details", {}, element("summary", {}, element("bdi", {}, found.token.label), " ", summary), element("ul", {}, ...listed.map(bar))));
 }

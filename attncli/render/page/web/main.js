@@ -107,13 +107,20 @@ function show(payload, live) {
   performance.mark("drawn");
 }
 
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+
+/** Shows the chosen colors; the document gets the theme of the system if none is chosen. */
+function showTheme() {
+  document.documentElement.dataset.theme = state.theme !== "auto" ? state.theme : DARK.matches ? "dark" : "light";
+}
+
 /** @param {Set<string>} changed */
 function update(changed) {
   if (!current) return;
   // Elements that are replaced get no event when the pointer leaves them.
   if (["all", "words", "part"].some((name) => changed.has(name))) state.hover = null;
   if (changed.has("language")) setLanguage(state.language);
-  document.documentElement.dataset.theme = state.theme;
+  showTheme();
   if (changed.has("language") || changed.has("all")) header(current.payload);
   const settings = element_("settings");
   if (changed.has("language") || !settings.firstChild) keepFocus(settings, () => fill(settings, ...pageSettings()));
@@ -125,7 +132,8 @@ function update(changed) {
  * @param {boolean} starts
  */
 function print(starts) {
-  document.documentElement.dataset.theme = starts ? "light" : state.theme;
+  showTheme();
+  if (starts) document.documentElement.dataset.theme = "light";
   for (const part of current?.parts ?? []) part.print?.(starts);
 }
 
@@ -139,7 +147,7 @@ function showFile(payload) {
 function startLive() {
   startState(initialState(null));
   setLanguage(state.language);
-  document.documentElement.dataset.theme = state.theme;
+  showTheme();
   const server = new Server();
   /** @type {Payload | null} */
   let before = null;
@@ -220,7 +228,7 @@ function createText(page, count) {
   const side = element("div", { class: "panels" }, ...panels.map((panel) => panel.element));
   const whole = element(
     "section",
-    { class: "text", "aria-label": count > 1 ? `${"AB"[page.index]}` : text("strip.text") },
+    { class: "text" },
     strip.element,
     element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, paper, body, save), side),
   );
@@ -232,6 +240,7 @@ function createText(page, count) {
     if (!view) built.set(name, (view = create(page)));
     if (changed.has("all") || changed.has("view") || changed.has("language")) {
       const inside = body.contains(document.activeElement);
+      whole.setAttribute("aria-label", count > 1 ? "AB"[page.index] : text("strip.text"));
       fillTabs(tabs, name);
       if (view.element.parentElement !== body) fill(body, view.element);
       fill(save, view.picture && saveButtons(page, name, view.picture));
@@ -260,6 +269,7 @@ function fillTabs(tabs, current) {
 const stored = /** @type {HTMLElement} */ (document.getElementById("data")).textContent ?? "";
 setLanguage(systemLanguage());
 onChange((_, changed) => update(changed));
+DARK.addEventListener("change", showTheme);
 window.addEventListener("beforeprint", () => print(true));
 window.addEventListener("afterprint", () => print(false));
 if (stored.trim()) {

@@ -2,7 +2,7 @@
 // The map: the matrix of each selected head, a row for each token that attends, a column for each source.
 
 import { element, fill, svg } from "./dom.js";
-import { number, percent, percentOf, text } from "./format.js";
+import { number, percent, percentOf, text, unitName } from "./format.js";
 import { columnLabels, gridOf, labelledWidth, rowLabels } from "./grid.js";
 import { colorOf, heatsOf, hiddenColumns, painted, paletteColors } from "./heat.js";
 import { headName } from "./lines.js";
@@ -339,7 +339,7 @@ function point_(labels, at) {
  */
 function numbersOf(heats, { row, column }) {
   const { rows, columns } = heats[0].matrix;
-  const place = text("map.cell", { row: rows[row].label, row_index: rows[row].index, column: columns[column].label, column_index: columns[column].index });
+  const place = text("map.cell", { row: unitName(rows[row]), column: unitName(columns[column]) });
   const values = heats.map((heat) => {
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = heat.color;
@@ -375,7 +375,7 @@ function idleSentence({ page, heats, rows, columns }, row) {
   const inRow = (/** @type {Heat} */ { matrix }, /** @type {number} */ at) => idle.reduce((sum, column) => sum + matrix.values[at * columns.length + column], 0);
   const mean = (/** @type {Heat} */ heat) => rows.reduce((sum, _, at) => sum + inRow(heat, at), 0) / rows.length;
   const key = `map.${shown ? "shown" : "hidden"}.${page.causalAlone ? "first" : "special"}`;
-  return text(key, { row: rows[row].label, index: rows[row].index, share: shares((heat) => inRow(heat, row)), mean: shares(mean) });
+  return text(key, { row: unitName(rows[row]), share: shares((heat) => inRow(heat, row)), mean: shares(mean) });
 }
 
 /**
@@ -421,9 +421,9 @@ function tableOf(maps) {
     return even ? `${percentOf(values[at], 3)} / ${percentOf(even[at], 3)}` : percentOf(values[at], 3);
   };
   return {
-    caption: text(whole(maps) ? "map.table" : "map.table.row", { measure: text(`measure.${page.measure}`), row: rows[page.shownUnit].label, index: rows[page.shownUnit].index }),
-    head: [text("map.table.head"), ...columns.map((column) => `${column.label} [${column.index}]`)],
-    rows: heats.flatMap((heat) => shown.map((row) => [`${heats.length > 1 ? `${heat.name} ` : ""}${rows[row].label} [${rows[row].index}]`, ...columns.map((_, column) => cellText(heat, row, column))])),
+    caption: text(whole(maps) ? "map.table" : "map.table.row", { measure: text(`measure.${page.measure}`), row: unitName(rows[page.shownUnit]) }),
+    head: [text("map.table.head"), ...columns.map(unitName)],
+    rows: heats.flatMap((heat) => shown.map((row) => [`${heats.length > 1 ? `${heat.name} ` : ""}${unitName(rows[row])}`, ...columns.map((_, column) => cellText(heat, row, column))])),
   };
 }
 

@@ -3,7 +3,7 @@
 
 import { distributionOf, predictedRow, settings } from "./distribution.js";
 import { element, fill } from "./dom.js";
-import { fixed, number, percent, percentOf, text } from "./format.js";
+import { fixed, number, percent, percentOf, text, unitName } from "./format.js";
 import { change, state } from "./state.js";
 import { tableBehind } from "./table.js";
 import { explanation } from "./toolbar.js";
@@ -70,7 +70,7 @@ export function titleOf(page) {
   const { predictions } = page.doc;
   if (!predictions || row === null) return text("next.title");
   const attention = page.doc.attentions[page.doc.attentions.length - 1];
-  const token = `${attention.rows[row].label} [${row + attention.first}]`;
+  const token = unitName({ label: attention.rows[row].label, index: row + attention.first });
   return text(predictions.what === "next" ? "next.follows" : "next.candidates", { token });
 }
 
@@ -135,7 +135,7 @@ function barsOf(page, found) {
   const lines = shown.map((id, at) => chance(vocabulary[id] ?? `#${id}`, found.probabilities[at], most, !found.kept[at], filters() ? found.drawn[at] : null, id === actualId(page, row)));
   const drawn = found.drawn.slice(SHOWN).reduce((sum, each) => sum + each, found.others_drawn);
   const count = found.ids.length - shown.length + found.others_count;
-  if (count && predictions) lines.push(chance(text("next.others", { count: number(count, 6) }), rest, most, drawn === 0, filters() ? drawn : null, false, true));
+  if (count && predictions) lines.push(chance(text("next.others", { count }), rest, most, drawn === 0, filters() ? drawn : null, false, true));
   return lines;
 }
 
@@ -155,7 +155,7 @@ function chance(label, probability, most, removed, drawn, actual, rest = false) 
   return element(
     "div",
     { class: `chance${removed ? " removed" : ""}${rest ? " rest" : ""}`, role: "listitem" },
-    element("span", { class: "token-name" }, label, actual && element("span", { class: "own", title: text("next.own") }, " ◂", element("span", { class: "sr-only" }, text("next.own")))),
+    element("span", { class: "token-name" }, element("bdi", {}, label), actual && element("span", { class: "own", title: text("next.own") }, " ◂", element("span", { class: "sr-only" }, text("next.own")))),
     element("span", { class: "track" }, bar),
     element("span", { class: "share" }, percent(probability)),
     drawn !== null && element("span", { class: "drawn-share" }, removed ? text("next.removed") : percent(drawn)),
@@ -190,7 +190,7 @@ function factsOf(page, found) {
     said("entropy", { entropy: fixed(found.entropy, 2), tokens: fixed(Math.exp(found.entropy), 1) }),
     filters() && found.removed > 0 && said("mass", { removed: percent(found.removed), left: found.kept.filter(Boolean).length + found.others_kept }),
     filters() && settings().temperature === 0 && said("greedy", {}),
-    found.error > 0 && said("error", { error: percentOf(Math.ceil(found.error * 1e5) / 1e5, 3), kept: found.ids.length }),
+    found.error > 0 && said("error", { error: number(Math.ceil(found.error * 1e5) / 1e3, 3), kept: found.ids.length }),
   ];
 }
 
@@ -203,7 +203,7 @@ function tableOf(page) {
     head: [text("next.token"), text("next.probability"), text("next.drawn")],
     rows: [
       ...found.ids.map((id, at) => [page.doc.vocabulary[id] ?? `#${id}`, percentOf(found.probabilities[at], 3), percentOf(found.drawn[at], 3)]),
-      [text("next.others", { count: number(found.others_count, 6) }), percentOf(found.others, 3), percentOf(found.others_drawn, 3)],
+      [text("next.others", { count: found.others_count }), percentOf(found.others, 3), percentOf(found.others_drawn, 3)],
     ],
   };
 }

@@ -2,7 +2,7 @@
 // All heads at once: a small map of every head, labelled by the pattern that it follows.
 
 import { element, fill, keepFocus, roving, svg } from "./dom.js";
-import { percent, percentOf, text } from "./format.js";
+import { percent, percentOf, text, unitName } from "./format.js";
 import { isIdleKind, scoresOf, sortedHeads, standsOut, worthALook } from "./kinds.js";
 import { headName } from "./lines.js";
 import { selectionName } from "./measure.js";
@@ -62,7 +62,7 @@ class Overview {
   get edge() {
     const { attention, row, headMeasure } = this.page;
     const column = this.source ?? 0;
-    return { row: `${attention.rows[row].label} [${row + attention.first}]`, column: `${attention.columns[column].label} [${column}]`, measure: text(`measure.${headMeasure}`) };
+    return { row: unitName({ label: attention.rows[row].label, index: row + attention.first }), column: unitName({ label: attention.columns[column].label, index: column }), measure: text(`measure.${headMeasure}`) };
   }
 }
 
@@ -196,8 +196,9 @@ function frame(overview, { width, height }) {
 function noteOf({ page, thumbnails, source, edge }) {
   const { thumbnails: pooled, kinds } = page.attention;
   const shown = pooled ? text("overview.pooled", { pool: pooled.pool }) : text("overview.shown", { measure: text(`measure.${thumbnails.measure}`) });
+  const hidden = pooled && pooled.pool > 1 && !state.idle ? [text("overview.hidden")] : [];
   const measured = kinds ? [text("overview.measured", { sequences: kinds.sequences, length: kinds.length })] : [];
-  return [shown, text(source === null ? "overview.row" : "overview.edge", edge), ...measured].join(" ");
+  return [shown, ...hidden, text(source === null ? "overview.row" : "overview.edge", edge), ...measured].join(" ");
 }
 
 /**

@@ -2,7 +2,7 @@
 // Saves a picture as an SVG or PNG file that needs nothing else: colors are resolved, fonts are generic.
 
 import { element, fill, svg } from "./dom.js";
-import { text } from "./format.js";
+import { isolated, text, unitName } from "./format.js";
 import { state } from "./state.js";
 
 /** @typedef {import("./page.js").Page} Page */
@@ -96,7 +96,7 @@ function captionOf(page, view, width) {
  * @param {Page} page
  */
 function textsOf({ doc }) {
-  const words = (/** @type {import("./data.js").Token[]} */ tokens) => tokens.map(({ label }) => label).join(" ");
+  const words = (/** @type {import("./data.js").Token[]} */ tokens) => tokens.map(({ label }) => isolated(label)).join(" ");
   return [...(doc.source ? [text("save.source", { tokens: words(doc.source) })] : []), text("save.text", { tokens: words(doc.tokens) })];
 }
 
@@ -117,8 +117,8 @@ function description(page, view) {
 function selection(page, view) {
   const { attention, rows, shownUnit, column } = page;
   const heads = OF_ALL_HEADS.includes(view) ? [] : [text("save.heads", { heads: page.measure === "rollout" ? text("measure.rollout") : page.chosen.map(({ name }) => name).join(", ") })];
-  const shown = text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: rows[shownUnit].label, index: rows[shownUnit].index });
-  const source = column === null ? [] : [text("save.source", { tokens: `${attention.columns[column].label} [${column}]` })];
+  const shown = text("save.shown", { part: text(`part.${attention.part}`), measure: text(`measure.${page.measure}`), row: unitName(rows[shownUnit]) });
+  const source = column === null ? [] : [text("save.source", { tokens: unitName({ label: attention.columns[column].label, index: column }) })];
   return [...heads, shown, ...source, ...(state.idle ? [] : [text(page.causalAlone ? "save.hidden.first" : "save.hidden.special")])];
 }
 

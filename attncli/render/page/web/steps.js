@@ -2,7 +2,7 @@
 // The view of steps: the arithmetic of one pair in one head, unfolded from query and key to the output of the head.
 
 import { element, fill, keepFocus, roving, svg } from "./dom.js";
-import { fixed, number, percent, percentOf, text } from "./format.js";
+import { fixed, number, percent, percentOf, text, unitName } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
 import { change, state } from "./state.js";
@@ -102,9 +102,9 @@ function chosenArithmetic(page) {
   const [first, count] = steps.rows;
   if (row < first || row >= first + count) {
     const nearest = row < first ? first : first + count - 1;
-    const name = tokenName(attention.rows[nearest].label, nearest + attention.first);
+    const name = unitName({ label: attention.rows[nearest].label, index: nearest + attention.first });
     const button = element("button", { type: "button", onclick: () => page.lock(nearest) }, name);
-    return { missing: [note("steps.row", { row: tokenName(attention.rows[row].label, row + attention.first), first: first + attention.first, last: first + count - 1 + attention.first }), element("p", { class: "offers" }, button)] };
+    return { missing: [note("steps.row", { row: unitName({ label: attention.rows[row].label, index: row + attention.first }), first: String(first + attention.first), last: String(first + count - 1 + attention.first) }), element("p", { class: "offers" }, button)] };
   }
   return arithmetic(attention, at, row, columnOf(page, layer, head));
 }
@@ -189,13 +189,6 @@ function arithmetic(attention, at, row, column) {
   };
 }
 
-/**
- * @param {string} label
- * @param {number} index
- */
-function tokenName(label, index) {
-  return `${label} [${index}]`;
-}
 
 /**
  * Names the row: a token, or for a row that predicts a token, "the row that predicts ␣Hund [2]".
@@ -203,7 +196,7 @@ function tokenName(label, index) {
  * @param {Arithmetic} found
  */
 function rowName({ attention }, { row }) {
-  const name = tokenName(row.label, row.index);
+  const name = unitName(row);
   return attention.first ? text("steps.predicting", { token: name }) : name;
 }
 
@@ -248,12 +241,12 @@ function unfolded(page, found) {
  * @param {number} count
  */
 function controls(page, found, count) {
-  const title = element("h2", {}, text("steps.title", { head: headName(found.head), row: rowName(page, found), column: tokenName(found.column.label, found.column.index) }));
+  const title = element("h2", {}, text("steps.title", { head: headName(found.head), row: rowName(page, found), column: unitName(found.column) }));
   const sources = page.attention.columns.slice(0, found.scores.length);
   const choice = element(
     "select",
     { "data-key": "source", onchange: (/** @type {Event} */ event) => page.choose(Number(/** @type {HTMLSelectElement} */ (event.target).value)) },
-    ...sources.map(({ label }, at) => element("option", { value: at, selected: at === found.column.start }, tokenName(label, at))),
+    ...sources.map(({ label }, at) => element("option", { value: at, selected: at === found.column.start }, unitName({ label, index: at }))),
   );
   const button = (/** @type {string} */ key, /** @type {number} */ to, /** @type {boolean} */ disabled) => element("button", { type: "button", "data-key": key, disabled, onclick: () => change({ step: to }) }, text(`steps.${key}`));
   return element(
@@ -297,7 +290,7 @@ function sentence(page, found, name) {
   const masked = found.masked[column.start];
   const values = {
     row: rowName(page, found),
-    column: tokenName(column.label, column.index),
+    column: unitName(column),
     width: steps.width,
     root: fixed(Math.sqrt(steps.width), 2),
     weight: masked ? percentOf(0, 0) : percent(weights[column.start]),
@@ -433,7 +426,7 @@ function sourceList(page, { scores, weights, masked, column }) {
     return element(
       "button",
       { type: "button", class: `source${masked[at] ? " masked" : ""}`, "data-key": `source${at}`, "aria-pressed": String(at === column.start), onclick: () => page.choose(at) },
-      element("span", { class: "token-name" }, tokenName(page.attention.columns[at].label, at)),
+      element("span", { class: "token-name" }, unitName({ label: page.attention.columns[at].label, index: at })),
       element("span", { class: "score" }, masked[at] ? "−∞" : signed(scores[at], 2)),
       element("span", { class: "track" }, bar),
       element("span", { class: "weight" }, masked[at] ? percentOf(0, 0) : percent(weights[at])),
@@ -454,5 +447,5 @@ function componentTable(page) {
   const cell = (/** @type {number} */ number) => signed(number, 4);
   const head = ["#", ...["query", "key", "product", "value", "weighted", "mixed"].map((name) => text(`steps.${name}`, { weight: percentOf(weights[column.start], 3) }))];
   const rows = [...query].map((each, at) => [String(at + 1), cell(each), cell(key[at]), cell(each * key[at]), cell(value[at]), cell(weights[column.start] * value[at]), cell(mixed[at])]);
-  return { caption: text("steps.table", { head: headName(found.head), row: rowName(page, found), column: tokenName(column.label, column.index), score: signed(scores[column.start], 4), weight: percentOf(weights[column.start], 3) }), head, rows };
+  return { caption: text("steps.table", { head: headName(found.head), row: rowName(page, found), column: unitName(column), score: signed(scores[column.start], 4), weight: percentOf(weights[column.start], 3) }), head, rows };
 }

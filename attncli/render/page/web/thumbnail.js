@@ -35,7 +35,7 @@ export class Thumbnails {
     return remembered(this.page.attention, name, () => paint(source, head, this.scale(source, head), most));
   }
 
-  /** The stored numbers of the thumbnails, and which of them are shown. @returns {Source} */
+  /** The stored numbers of the thumbnails, and which are hidden: a pixel of several tokens with any of them. @returns {Source} */
   source() {
     const { attention } = this.page;
     const columns = columnUnits(attention, false);
@@ -45,7 +45,7 @@ export class Thumbnails {
       const [, , height, width] = weights.shape;
       const last = (/** @type {number} */ row) => attention.reach[Math.min((row + 1) * pool, attention.reach.length) - 1];
       const runs = [...Array(height).keys()].map((row) => /** @type {[number, number]} */ ([0, Math.min(width, Math.ceil(last(row) / pool))]));
-      return { array: weights, pooled: pool, hidden: [...Array(width).keys()].map((column) => pool === 1 && hidden[column]), runs: () => runs };
+      return { array: weights, pooled: pool, hidden: [...Array(width).keys()].map((bin) => hidden.slice(bin * pool, (bin + 1) * pool).some(Boolean)), runs: () => runs };
     }
     const array = attention[/** @type {"raw" | "norm"} */ (this.measure)];
     return { array, pooled: 1, hidden: hidden.slice(0, array.shape[3]), runs: (layer) => this.runs(attention, layer) };
