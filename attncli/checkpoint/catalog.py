@@ -119,9 +119,18 @@ def shipped_model(name: str = DEFAULT) -> Path | None:
 
 
 def is_never_default(entry: ModelEntry) -> bool:
-    """Whether a model is used only by its name: a shipped model other than the default."""
+    """Whether a model is used only by its name: a shipped model other than the default.
+
+    If the package was installed from a copy of the repository, the package and the copy each contain the model. Such a
+    copy is recognized by its config and its training run.
+    """
     shipped = shipped_model(entry.name)
-    return entry.name != DEFAULT and shipped is not None and real(entry.path) == real(shipped)
+    if entry.name == DEFAULT or shipped is None:
+        return False
+    if real(entry.path) == real(shipped):
+        return True
+    installed = _entry(shipped.parent, entry.name)
+    return installed is not None and (entry.config, entry.run) == (installed.config, installed.run)
 
 
 def newest_model() -> ModelEntry | None:

@@ -94,6 +94,18 @@ def test_the_default_in_a_copy_of_the_repository_is_not_another_shipped_model(tm
     assert find_model(None).name == other  # a model of the same name that did not ship
 
 
+@pytest.mark.parametrize("other", catalog.SHIPPED[1:])
+def test_the_default_is_the_same_for_an_installed_package_in_a_copy_of_the_repository(tmp_path, monkeypatch, other):
+    """The package then contains the shipped models too. git writes files in any order, so any model may be newest."""
+    ship(monkeypatch, tmp_path / "installed")
+    shutil.copytree(tmp_path / "installed", tmp_path / catalog.MODELS_FOLDER)
+    monkeypatch.chdir(tmp_path)
+    os.utime(Path("checkpoints", other, directory.CONFIG), (2e9, 2e9))
+    assert find_model(None) == Path("checkpoints", catalog.DEFAULT)
+    Path("checkpoints", other, directory.RUN).write_text('{"created": "later"}')
+    assert find_model(None).name == other  # the user trained a model of this name
+
+
 def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadCheckpoint, match=r"no model in \./checkpoints") as raised:
