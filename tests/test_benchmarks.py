@@ -126,6 +126,14 @@ def test_serve(script, model_folder, capsys):
     assert [row.split()[0] for row in rows] == ["page", "cut", "next"]
 
 
+@needs_chromium
+def test_serve_types_in_chromium(script, model_folder, capsys):
+    model = str(model_folder / "checkpoints/m")
+    script("serve").main(["--model", model, "--rounds", "2", "--tokens", "12", "--type"])
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["key", "wait", "request", "script", "frame"]
+
+
 def test_the_gold_alignment_has_50_lines_of_links_and_no_text():
     header, *lines = (FOLDER / "align_gold.tsv").read_text(encoding="utf-8").splitlines()
     assert header.startswith("#")

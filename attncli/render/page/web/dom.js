@@ -60,6 +60,15 @@ export function fillOptions(list, options) {
 }
 
 /**
+ * Sets the text of an element, if it is another one. A live region repeats a text that is set again.
+ * @param {Element} target
+ * @param {string} shown
+ */
+export function write(target, shown) {
+  if (target.textContent !== shown) target.textContent = shown;
+}
+
+/**
  * Sets attributes and listeners of an element.
  * @param {Element} target
  * @param {Record<string, unknown>} attributes

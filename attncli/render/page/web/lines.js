@@ -1,7 +1,7 @@
 // @ts-check
 // The head view: queries on the left, sources on the right, and a curve for every weight.
 
-import { element, fill, roving, setAttributes, svg } from "./dom.js";
+import { element, fill, roving, setAttributes, svg, write } from "./dom.js";
 import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
 import { hiddenColumns, openInPicture } from "./heat.js";
 import { largestOf, reachOf, unitOf } from "./measure.js";
@@ -91,7 +91,7 @@ function build(page, left, right) {
   // A masked source stays in the order of the arrow keys, so it is not disabled.
   const choose = (/** @type {MouseEvent} */ { currentTarget }) => {
     const button = /** @type {Element} */ (currentTarget);
-    if (!button.classList.contains("masked")) chooseEdge(page, columns[[...right.children].indexOf(button)]);
+    if (button.ariaDisabled !== "true") chooseEdge(page, columns[[...right.children].indexOf(button)]);
   };
   fill(
     right,
@@ -260,9 +260,11 @@ function drawRow(page, picture, left, right) {
   picture.classList.toggle("isolated", state.hover !== null && state.hover[0] === page.index);
   const lines = strongest(page).reverse();
   while (strong.children.length < lines.length) strong.append(svg("path"));
-  while (strong.children.length > lines.length) strong.lastChild?.remove();
-  lines.forEach((line, at) => {
-    setAttributes(strong.children[at], { d: pathOf(line, height, chosen.length), stroke: line.color, "stroke-width": (1 + 6 * line.strength).toFixed(2), "stroke-opacity": (0.25 + 0.75 * line.strength).toFixed(3) });
+  [...strong.children].forEach((path, at) => {
+    const line = lines[at];
+    if (!line) return path.setAttribute("d", "");
+    if (path.getAttribute("stroke") !== line.color) path.setAttribute("stroke", line.color);
+    setAttributes(path, { d: pathOf(line, height, chosen.length), "stroke-width": (1 + 6 * line.strength).toFixed(2), "stroke-opacity": (0.25 + 0.75 * line.strength).toFixed(3) });
   });
   const locked = unitOf(rows, page.row);
   mark(left, "shown", shownUnit);
@@ -274,16 +276,13 @@ function drawRow(page, picture, left, right) {
   [...right.children].forEach((button, at) => {
     const masked = at < start || at >= stop;
     const share = values[offset + at];
-    const [, bar, ...cells] = /** @type {HTMLElement[]} */ ([...button.children]);
-    if (button.classList.contains("masked") !== masked) {
-      button.classList.toggle("masked", masked);
-      button.setAttribute("aria-disabled", String(masked));
+    const [label, bar, ...cells] = /** @type {HTMLElement[]} */ ([...button.children]);
+    if (label.classList.contains("masked") !== masked) {
+      label.classList.toggle("masked", masked);
+      button.ariaDisabled = String(masked);
     }
-    cells.forEach((cell, which) => {
-      const shown = masked ? "" : figureOf(matrices[which], offset + at);
-      if (cell.textContent !== shown) cell.textContent = shown;
-    });
-    bar.style.transform = `scaleX(${masked ? 0 : share.toFixed(3)})`;
+    cells.forEach((cell, which) => write(cell, masked ? "" : figureOf(matrices[which], offset + at)));
+    bar.style.backgroundSize = `${masked ? 0 : (100 * share).toFixed(1)}% 100%`;
   });
 }
 
@@ -334,7 +333,7 @@ function nearest(page, picture, event) {
  * @param {number} at
  */
 function mark(side, name, at) {
-  for (const other of side.querySelectorAll(`.${name}`)) other.classList.remove(name);
+  for (const other of side.querySelectorAll(`.${name}`)) if (other !== side.children[at]) other.classList.remove(name);
   side.children[at]?.classList.add(name);
 }
 
@@ -344,8 +343,8 @@ function mark(side, name, at) {
  * @param {number} at
  */
 function markPressed(side, at) {
-  for (const other of side.querySelectorAll('[aria-pressed="true"]')) other.setAttribute("aria-pressed", "false");
-  side.children[at]?.setAttribute("aria-pressed", "true");
+  for (const other of side.querySelectorAll('[aria-pressed="true"]')) if (other !== side.children[at]) other.ariaPressed = "false";
+  if (side.children[at]?.ariaPressed === "false") side.children[at].ariaPressed = "true";
 }
 
 /**

@@ -120,7 +120,7 @@ function update(changed) {
   // Elements that are replaced get no event when the pointer leaves them.
   if (["all", "words", "part"].some((name) => changed.has(name))) state.hover = null;
   if (changed.has("language")) setLanguage(state.language);
-  showTheme();
+  if (changed.has("theme") || changed.has("all")) showTheme();
   if (changed.has("language") || changed.has("all")) header(current.payload);
   const settings = element_("settings");
   if (changed.has("language") || !settings.firstChild) keepFocus(settings, () => fill(settings, ...pageSettings()));

@@ -20,8 +20,8 @@ const MOST_SURPRISE = 10; // nats: the strongest tint
 export function createStrip(page) {
   const holder = element("div", { class: "strip" });
   holder.addEventListener("pointerover", ({ target }) => {
-    const token = /** @type {HTMLElement} */ (target);
-    if (titles.has(token)) token.title = titles.get(token) ?? "";
+    const token = /** @type {HTMLElement} */ (target).closest(".token");
+    if (token) /** @type {HTMLElement} */ (token).title = titles.get(token) ?? "";
   });
   const update = (/** @type {Set<string>} */ changed) => {
     if (["all", "words", "part", "language"].some((name) => changed.has(name))) build(page, holder);
@@ -51,8 +51,10 @@ function build(page, holder) {
 function group(page, name, units, kind) {
   const buttons = units.map((unit) => {
     const shown = { class: `token${unit.special ? " special" : ""}`, "data-start": unit.start, "data-kind": kind };
-    if (kind === "column") return element("span", shown, unit.label);
-    return element("button", { ...shown, ...page.listeners(unit.stop - 1), type: "button", "aria-pressed": "false" }, unit.label);
+    // The tint colors an element in the button: a browser computes the style of a button more slowly.
+    const label = element("span", { class: "tint" }, unit.label);
+    if (kind === "column") return element("span", shown, label);
+    return element("button", { ...shown, ...page.listeners(unit.stop - 1), type: "button", "aria-pressed": "false" }, label);
   });
   const list = element("div", { class: "tokens", role: "group", "aria-label": name }, ...buttons);
   if (kind === "row") roving(list, "button");
@@ -78,7 +80,8 @@ function tint(page, holder) {
     const colored = page.attention.square || isRow === (state.tint === "surprise");
     const share = colored && shares ? shares.get(start) : undefined;
     const strength = share === undefined ? "0" : Math.min(1, share.strength).toFixed(2);
-    if (button.style.getPropertyValue("--share") !== strength) button.style.setProperty("--share", strength);
+    const { style } = /** @type {HTMLElement} */ (button.firstChild);
+    if (style.getPropertyValue("--share") !== strength) style.setProperty("--share", strength);
     titles.set(button, share?.title ?? "");
   }
 }

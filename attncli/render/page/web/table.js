@@ -1,7 +1,7 @@
 // @ts-check
 // Tables: behind every picture is a table with its numbers.
 
-import { element, fill } from "./dom.js";
+import { element, fill, write } from "./dom.js";
 import { text } from "./format.js";
 
 /**
@@ -13,7 +13,7 @@ export function tableBehind(build) {
   const body = element("div", { class: "table-scroll", tabindex: "0" });
   const details = element("details", { class: "behind" }, summary, body);
   const update = () => {
-    fill(summary, text("table.show"));
+    write(summary, text("table.show"));
     if (!details.open) return;
     const { caption, head, rows } = build();
     body.setAttribute("aria-label", caption);
