@@ -157,9 +157,10 @@ def test_a_slider_changes_the_address_a_limited_number_of_times(browser, page):
     assert browser.run("return window.writes") <= 21 + seconds / 0.4
 
 
-TINTS = (
-    "return [...document.querySelectorAll(arguments[0])].map((one) => Number(one.style.getPropertyValue('--share')))"
-)
+TINTS = """
+const tokens = [...document.querySelectorAll(arguments[0])];
+return tokens.map((token) => Number(token.firstChild.style.getPropertyValue("--share")));
+"""
 
 
 def test_surprise_belongs_to_the_predicted_tokens_of_a_translation(browser, translated):

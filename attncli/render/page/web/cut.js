@@ -2,7 +2,7 @@
 // The panel "Cut": what is left of a prediction if an edge, a row, a source or a head of attention is cut.
 
 import { distributionOf, predictedRow } from "./distribution.js";
-import { element, fill, keepFocus, roving } from "./dom.js";
+import { element, fill, keepFocus, rebuild, roving } from "./dom.js";
 import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
@@ -45,7 +45,8 @@ export function createCut(page) {
   let asked = "";
   const showResult = (/** @type {Node[]} */ nodes, /** @type {Result | null} */ found) => {
     result = found;
-    fill(verdict, ...nodes);
+    whole.classList.remove("stale");
+    rebuild(verdict, nodes.map((node) => node.textContent), () => fill(verdict, ...nodes)); // or it would be read aloud again
     table.element.hidden = !found;
     table.update();
   };
@@ -55,8 +56,9 @@ export function createCut(page) {
     whole.hidden = !page.doc.predictions;
     if (whole.hidden) return;
     title.textContent = text("cut.title");
-    if (changed.has("all") || changed.has("language")) fill(help, title, ...explanation("cut.title", "help.cut"));
-    keepFocus(choice, () => buildChoice(page, choice));
+    rebuild(help, [state.language], () => fill(help, title, ...explanation("cut.title", "help.cut")));
+    const shown = [rowName(page), columnName(page, page.source), page.chosen[0].name, page.attention.part, state.cut, state.everywhere, state.language];
+    rebuild(choice, shown, () => keepFocus(choice, () => buildChoice(page, choice)));
     keepFocus(ranking, () => fill(ranking, ...rankingOf(page)));
     const cut = chosenCut(page);
     asked = JSON.stringify(cut);
@@ -68,7 +70,9 @@ export function createCut(page) {
       if (["cut", "column", "column2"].some((name) => changed.has(name))) intoView(whole);
       return;
     }
-    showResult([element("p", { class: "note" }, text("cut.measuring"))], null);
+    // While the cut of another text is measured, the effect in the text before stays, dimmed.
+    if (result && changed.has("all")) whole.classList.add("stale");
+    else showResult([element("p", { class: "note" }, text("cut.measuring"))], null);
     const key = asked;
     found.then(
       (measured) => key === asked && showResult(verdictOf(page, cut, measured), measured),

@@ -69,6 +69,39 @@ export function write(target, shown) {
 }
 
 /**
+ * Builds the content of an element, unless it was built from the same values before.
+ * @param {Element} target
+ * @param {unknown[]} values that the content depends on, as JSON has them
+ * @param {() => void} build
+ */
+export function rebuild(target, values, build) {
+  const key = JSON.stringify(values);
+  if (keys.get(target) === key) return;
+  keys.set(target, key);
+  build();
+}
+
+/**
+ * Gives an element one child for each key. A child that was made for its key stays, with its focus and its state.
+ * @param {Element} parent
+ * @param {string[]} wanted
+ * @param {(at: number) => Element} make
+ */
+export function fillByKey(parent, wanted, make) {
+  wanted.forEach((key, at) => {
+    const old = parent.children[at];
+    if (old && keys.get(old) === key) return;
+    const made = make(at);
+    keys.set(made, key);
+    if (old) old.replaceWith(made);
+    else parent.append(made);
+  });
+  while (parent.children.length > wanted.length) parent.lastChild?.remove();
+}
+/** What an element was made from. @type {WeakMap<Element, string>} */
+const keys = new WeakMap();
+
+/**
  * Sets attributes and listeners of an element.
  * @param {Element} target
  * @param {Record<string, unknown>} attributes

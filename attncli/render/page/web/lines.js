@@ -1,10 +1,10 @@
 // @ts-check
 // The head view: queries on the left, sources on the right, and a curve for every weight.
 
-import { element, fill, roving, setAttributes, svg, write } from "./dom.js";
+import { element, fill, fillByKey, roving, setAttributes, svg, write } from "./dom.js";
 import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
 import { hiddenColumns, openInPicture } from "./heat.js";
-import { largestOf, reachOf, unitOf } from "./measure.js";
+import { keyOf, largestOf, reachOf, unitOf } from "./measure.js";
 import { state } from "./state.js";
 import { tableBehind } from "./table.js";
 
@@ -16,6 +16,7 @@ import { tableBehind } from "./table.js";
 
 const NARROW = matchMedia("(max-width: 600px)");
 const MOST_LINES = 1500; // of rows that are not in focus
+const LEVELS_OF_LINES = 24; // strengths that are told apart in these rows
 const LONG = 96; // tokens: a longer text is drawn more densely
 const MOST_FIGURES = 4; // heads whose shares are written beside the sources
 const LEAST = 1e-9; // a share that is stored as 0 may be any number below the rounding error
@@ -48,13 +49,16 @@ export function createLines(page) {
   const legend = element("p", { class: "lines-legend" });
   const whole = element("div", {}, legend, scroller, table.element);
   touch(page, picture);
+  let locked = -1;
   const layout = ["all", "words", "part", "heads", "measure", "idle", "common", "language"];
   const update = (/** @type {Set<string>} */ changed) => {
     if (layout.some((name) => changed.has(name))) {
       build(page, left, right);
       drawAll(page, picture);
     }
-    if (changed.has("row") || changed.has("row2") || changed.has("all")) intoView(page, scroller);
+    // Where a person has scrolled to stays, unless another row is locked. The layout is known after all changes.
+    if (locked !== page.row || changed.has("view")) queueMicrotask(() => intoView(page, scroller));
+    locked = page.row;
     drawRow(page, picture, left, right);
     explainFigures(page, legend);
     table.update();
@@ -82,33 +86,25 @@ function build(page, left, right) {
   right.classList.toggle("ratios", ratios);
   left.setAttribute("aria-label", text("lines.rows"));
   right.setAttribute("aria-label", text("lines.columns"));
-  fill(
-    left,
-    ...rows.map((row) => {
-      return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": row.start, ...page.listeners(row.stop - 1) }, element("span", { class: "index" }, String(row.index)), element("bdi", {}, row.label));
-    }),
-  );
+  fillByKey(left, rows.map(keyOf), (at) => {
+    const { start, stop, index, label } = rows[at];
+    return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": start, ...page.listeners(stop - 1) }, element("span", { class: "index" }, String(index)), element("bdi", {}, label));
+  });
   // A masked source stays in the order of the arrow keys, so it is not disabled.
   const choose = (/** @type {MouseEvent} */ { currentTarget }) => {
     const button = /** @type {Element} */ (currentTarget);
-    if (button.ariaDisabled !== "true") chooseEdge(page, columns[[...right.children].indexOf(button)]);
+    if (button.ariaDisabled !== "true") chooseEdge(page, page.matrix(page.pictured[0].selection).columns[[...right.children].indexOf(button)]);
   };
-  fill(
-    right,
-    ...columns.map((column) =>
-      element(
-        "button",
-        { type: "button", class: "line-token", "aria-pressed": "false", "data-start": column.start, onclick: choose },
-        element("bdi", { class: "label" }, column.label),
-        element("span", { class: "bar" }),
-        ...shown.map(({ color }) => {
-          const figure = element("span", { class: "share" });
-          if (shown.length > 1) figure.style.color = color;
-          return figure;
-        }),
-      ),
-    ),
-  );
+  const figure = (/** @type {Chosen} */ { color }) => {
+    const made = element("span", { class: "share" });
+    if (shown.length > 1) made.style.color = color;
+    return made;
+  };
+  const colors = shown.map(({ color }) => color).join();
+  fillByKey(right, columns.map((column) => `${colors} ${keyOf(column)}`), (at) => {
+    const { start, label } = columns[at];
+    return element("button", { type: "button", class: "line-token", "aria-pressed": "false", "data-start": start, onclick: choose }, element("bdi", { class: "label" }, label), element("span", { class: "bar" }), ...shown.map(figure));
+  });
   roving(left, "button");
   roving(right, "button");
 }
@@ -236,8 +232,16 @@ function drawAll(page, picture) {
   const lines = linesOf(page, null).filter(({ strength }) => strength > 0.02);
   const count = page.pictured.length;
   const faint = svg("g", { class: "faint" });
+  // Lines of one color and about the same strength are one path, because a browser needs long for hundreds of them.
+  /** @type {Map<string, string[]>} */
+  const alike = new Map();
   for (const line of lines.slice(0, MOST_LINES)) {
-    faint.append(svg("path", { d: pathOf(line, height, count), stroke: line.color, "stroke-width": 0.5 + 2 * line.strength, "stroke-opacity": (0.1 + 0.4 * line.strength).toFixed(3) }));
+    const key = `${line.color} ${Math.ceil(line.strength * LEVELS_OF_LINES) / LEVELS_OF_LINES}`;
+    alike.get(key)?.push(pathOf(line, height, count)) ?? alike.set(key, [pathOf(line, height, count)]);
+  }
+  for (const [key, paths] of alike) {
+    const [color, strength] = key.split(" ");
+    faint.append(svg("path", { d: paths.join(""), stroke: color, "stroke-width": 0.5 + 2 * Number(strength), "stroke-opacity": (0.1 + 0.4 * Number(strength)).toFixed(3) }));
   }
   picture.setAttribute("viewBox", `0 0 ${width()} ${most * height}`);
   picture.setAttribute("width", String(width()));

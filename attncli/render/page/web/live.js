@@ -3,7 +3,7 @@
 
 import { createCurves } from "./curves.js";
 import { decode } from "./data.js";
-import { element, fill, fillOptions } from "./dom.js";
+import { element, fill, fillOptions, write } from "./dom.js";
 import { fixed, percent, text } from "./format.js";
 import { change, onChange, state } from "./state.js";
 
@@ -162,7 +162,7 @@ export function createLive(holder, server, show) {
  */
 function report({ status }, request) {
   const say = (/** @type {string} */ said) => {
-    fill(status, said);
+    write(status, said);
     document.getElementById("texts")?.classList.toggle("stale", said !== "");
   };
   request.then(
@@ -277,7 +277,7 @@ function createWriting(draw, status) {
     try {
       for (let at = 0; at < count && running === own; at++) if (!(await draw())) break;
     } catch (error) {
-      if (/** @type {Error} */ (error).name !== "AbortError") fill(status, String(/** @type {Error} */ (error).message));
+      if (/** @type {Error} */ (error).name !== "AbortError") write(status, String(/** @type {Error} */ (error).message));
     }
     if (running === own) stop();
   };

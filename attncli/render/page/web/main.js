@@ -4,7 +4,7 @@
 import { createComparison } from "./comparison.js";
 import { createCut } from "./cut.js";
 import { decode, fromBase64 } from "./data.js";
-import { element, fill, keepFocus, roving } from "./dom.js";
+import { element, fill, keepFocus, rebuild, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
 import { createLayers } from "./layers.js";
 import { createLines } from "./lines.js";
@@ -15,7 +15,7 @@ import { createNext } from "./next.js";
 import { createOverview } from "./overview.js";
 import { Page } from "./page.js";
 import { saveButtons, showOnPaper } from "./picture.js";
-import { change, fromStart, onChange, startState, state } from "./state.js";
+import { change, fromStart, onChange, startState, state, TYPED } from "./state.js";
 import { createSteps } from "./steps.js";
 import { createStrip } from "./strip.js";
 import { createToolbar, labelled, select } from "./toolbar.js";
@@ -191,14 +191,14 @@ function header({ documents, tool }) {
   const [doc] = documents;
   const { layers, heads } = doc.attentions[doc.attentions.length - 1];
   document.title = `${doc.model} · attncli`;
-  fill(
-    element_("model"),
-    element("h1", {}, doc.model),
-    element("p", { class: "note" }, text("model.shape", { layers, heads, parameters: number(doc.parameters), tokens: doc.tokens.length, tool })),
-  );
+  const shape = text("model.shape", { layers, heads, parameters: number(doc.parameters), tokens: doc.tokens.length, tool });
+  const model = element_("model");
+  rebuild(model, [doc.model, shape], () => fill(model, element("h1", {}, doc.model), element("p", { class: "note" }, shape)));
   const error = number(100 * Math.max(...documents.flatMap(({ attentions }) => attentions.map(({ raw }) => raw.error))), 1);
   const limits = documents.flatMap((each) => each.limits.map((limit) => text(`limit.${limit.code}`, { ...limit, part: text(`part.${limit.part}`) })));
-  fill(element_("limits"), ...[text("rounding", { error }), ...new Set(limits)].map((sentence) => element("p", { class: "note" }, sentence)));
+  const sentences = [text("rounding", { error }), ...new Set(limits)];
+  const holder = element_("limits");
+  rebuild(holder, sentences, () => fill(holder, ...sentences.map((sentence) => element("p", { class: "note" }, sentence))));
 }
 
 /** Returns the choices of colors and language. */
@@ -243,12 +243,13 @@ function createText(page, count) {
       whole.setAttribute("aria-label", count > 1 ? "AB"[page.index] : text("strip.text"));
       fillTabs(tabs, name);
       if (view.element.parentElement !== body) fill(body, view.element);
-      fill(save, view.picture && saveButtons(page, name, view.picture));
+      const { picture } = view;
+      rebuild(save, [name, state.language], () => fill(save, picture && saveButtons(page, name, picture)));
       if (inside && changed.has("view")) /** @type {HTMLElement | null} */ (document.querySelector('.tabs [aria-pressed="true"]'))?.focus();
     }
     strip.update(changed);
     toolbar.update(changed);
-    view.update(fresh || changed.has("view") ? new Set(["all"]) : changed);
+    view.update(fresh || changed.has("view") ? new Set(["all", "view"]) : changed);
     for (const panel of panels) panel.update(changed);
   };
   const print = (/** @type {boolean} */ starts) => showOnPaper(paper, page, state.view, starts ? built.get(state.view)?.picture : null);
@@ -262,13 +263,15 @@ function createText(page, count) {
 function fillTabs(tabs, current) {
   tabs.setAttribute("aria-label", text("views"));
   const buttons = VIEWS.map(([name]) => element("button", { type: "button", "data-view": name, "aria-pressed": String(name === current), title: text(`view.${name}.about`), onclick: () => change({ view: name }) }, text(`view.${name}`)));
-  keepFocus(tabs, () => fill(tabs, ...buttons));
-  roving(tabs, "button");
+  rebuild(tabs, [current, state.language], () => {
+    keepFocus(tabs, () => fill(tabs, ...buttons));
+    roving(tabs, "button");
+  });
 }
 
 const stored = /** @type {HTMLElement} */ (document.getElementById("data")).textContent ?? "";
 setLanguage(systemLanguage());
-onChange((_, changed) => update(changed));
+onChange((_, changed) => [...changed].every((name) => TYPED.includes(name)) || update(changed));
 DARK.addEventListener("change", showTheme);
 window.addEventListener("beforeprint", () => print(true));
 window.addEventListener("afterprint", () => print(false));

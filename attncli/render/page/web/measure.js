@@ -66,6 +66,14 @@ export function rowUnits(attention, words) {
 }
 
 /**
+ * Returns a text that equals that of another unit only if both are shown alike.
+ * @param {Unit} unit
+ */
+export function keyOf({ start, stop, index, label, special }) {
+  return `${start} ${stop} ${index} ${special} ${label}`;
+}
+
+/**
  * Returns the columns of an attention as tokens or words.
  * @param {Attention} attention
  * @param {boolean} words

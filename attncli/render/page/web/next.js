@@ -2,7 +2,7 @@
 // The panel "What comes next": the distribution of the locked row at a temperature, and what the filters remove of it.
 
 import { distributionOf, predictedRow, settings } from "./distribution.js";
-import { element, fill } from "./dom.js";
+import { element, fill, write } from "./dom.js";
 import { fixed, number, percent, percentOf, text, unitName } from "./format.js";
 import { change, state } from "./state.js";
 import { tableBehind } from "./table.js";
@@ -40,7 +40,7 @@ export function createNext(page) {
     if (whole.hidden) return;
     if (!controls.firstChild || changed.has("language")) build(controls); // a slider that is dragged stays
     show(controls);
-    fill(title, titleOf(page));
+    write(title, titleOf(page));
     const found = chosenDistribution(page);
     bars.setAttribute("aria-label", title.textContent ?? "");
     fill(bars, ...(found ? barsOf(page, found) : []));

@@ -48,6 +48,8 @@ const CHOICES = {
   theme: ["auto", "light", "dark", "contrast"],
 };
 // Browsers ignore or refuse more than about 100 changes of the address in 30 seconds; a slider makes 60 in a second.
+// The address of a long text takes tens of milliseconds, so it is written when the typing pauses.
+export const TYPED = ["text", "target"];
 const MOST_WRITES = 20; // changes of the address at once
 const WRITE_EVERY = 400; // milliseconds between two changes after that
 
@@ -102,7 +104,15 @@ function flush() {
   const changed = new Set(pending);
   pending.clear();
   for (const listener of listeners) listener(state, changed);
-  if (![...changed].every((name) => name === "hover")) writeAddress();
+  changed.delete("hover");
+  if ([...changed].some((name) => !TYPED.includes(name))) writeAddress();
+  else if (changed.size) writeLater();
+}
+
+/** Writes the state into the address when the changes pause. */
+function writeLater() {
+  clearTimeout(waiting);
+  waiting = setTimeout(writeAddress, WRITE_EVERY);
 }
 
 /** Writes the state into the address: at once, or after many changes when they pause. */
@@ -110,11 +120,8 @@ function writeAddress() {
   const now = performance.now();
   writes = Math.min(MOST_WRITES, writes + (now - counted) / WRITE_EVERY);
   counted = now;
+  if (writes < 1) return writeLater();
   clearTimeout(waiting);
-  if (writes < 1) {
-    waiting = setTimeout(writeAddress, WRITE_EVERY);
-    return;
-  }
   writes -= 1;
   history.replaceState(null, "", toAddress() || location.pathname + location.search);
 }

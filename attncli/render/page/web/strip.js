@@ -1,9 +1,9 @@
 // @ts-check
 // The text as a row of tokens. A click locks a row; the tint shows the shares of the row, or how surprising a token was.
 
-import { element, fill, roving } from "./dom.js";
+import { element, fill, fillByKey, rebuild, roving } from "./dom.js";
 import { fixed, percent, text } from "./format.js";
-import { columnUnits, reachOf, rowUnits, unitOf } from "./measure.js";
+import { columnUnits, keyOf, reachOf, rowUnits, unitOf } from "./measure.js";
 import { state } from "./state.js";
 
 /** @typedef {import("./page.js").Page} Page */
@@ -36,29 +36,39 @@ export function createStrip(page) {
  */
 function build(page, holder) {
   const { attention } = page;
-  const rows = group(page, text(attention.square ? "strip.text" : "strip.rows"), rowUnits(attention, state.words), "row");
-  const columns = attention.square ? null : group(page, text("strip.columns"), columnUnits(attention, state.words), "column");
-  fill(holder, columns, rows, element("p", { class: "note" }, text("strip.hint")));
+  const names = attention.square ? ["strip.text"] : ["strip.columns", "strip.rows"];
+  rebuild(holder, [names, state.language], () => fill(holder, ...names.map((name) => group(text(name))), element("p", { class: "note" }, text("strip.hint"))));
+  const lists = /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(".tokens"));
+  if (!attention.square) fillTokens(page, lists[0], columnUnits(attention, state.words), "column");
+  fillTokens(page, lists[lists.length - 1], rowUnits(attention, state.words), "row");
 }
 
 /**
- * Returns the tokens of one text as buttons.
- * @param {Page} page
+ * Returns the place of the tokens of one text.
  * @param {string} name
+ */
+function group(name) {
+  const list = element("div", { class: "tokens", role: "group", "aria-label": name });
+  return element("div", { class: "strip-row" }, element("span", { class: "strip-name" }, name), list);
+}
+
+/**
+ * Shows the tokens of one text as buttons.
+ * @param {Page} page
+ * @param {HTMLElement} list
  * @param {Unit[]} units
  * @param {"row" | "column"} kind
  */
-function group(page, name, units, kind) {
-  const buttons = units.map((unit) => {
+function fillTokens(page, list, units, kind) {
+  const token = (/** @type {Unit} */ unit) => {
     const shown = { class: `token${unit.special ? " special" : ""}`, "data-start": unit.start, "data-kind": kind };
     // The tint colors an element in the button: a browser computes the style of a button more slowly.
     const label = element("span", { class: "tint" }, unit.label);
     if (kind === "column") return element("span", shown, label);
     return element("button", { ...shown, ...page.listeners(unit.stop - 1), type: "button", "aria-pressed": "false" }, label);
-  });
-  const list = element("div", { class: "tokens", role: "group", "aria-label": name }, ...buttons);
+  };
+  fillByKey(list, units.map((unit) => `${kind} ${keyOf(unit)}`), (at) => token(units[at]));
   if (kind === "row") roving(list, "button");
-  return element("div", { class: "strip-row" }, element("span", { class: "strip-name" }, name), list);
 }
 
 /**

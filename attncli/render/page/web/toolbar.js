@@ -1,7 +1,7 @@
 // @ts-check
 // The controls above the pictures: which attention, which heads, which measure, and how they are shown.
 
-import { element, fill, keepFocus, roving } from "./dom.js";
+import { element, fill, keepFocus, rebuild, roving } from "./dom.js";
 import { text } from "./format.js";
 import { headName } from "./lines.js";
 import { selectionName } from "./measure.js";
@@ -74,9 +74,19 @@ export function tick(name, label) {
 export function createToolbar(page) {
   const holder = element("div", { class: "toolbar", role: "group" });
   const update = (/** @type {Set<string>} */ changed) => {
-    if (["all", "part", "heads", "language", "measure", "idle", "tint"].some((name) => changed.has(name))) keepFocus(holder, () => build(page, holder));
+    if (["all", "part", "heads", "language", "measure", "idle", "tint"].some((name) => changed.has(name))) rebuild(holder, shownBy(page), () => keepFocus(holder, () => build(page, holder)));
   };
   return { element: holder, update };
+}
+
+/**
+ * Returns everything that the controls depend on.
+ * @param {Page} page
+ */
+function shownBy({ doc, attention, chosen, causalAlone }) {
+  const { language, measure, tint, words, idle, common } = state;
+  const shapes = doc.attentions.map(({ part, layers, heads, rollout }) => [part, layers, heads, !!rollout]);
+  return [shapes, !!doc.predictions, attention.part, chosen.map(({ name }) => name), causalAlone, language, measure, tint, words, idle, common];
 }
 
 /**
