@@ -69,11 +69,14 @@ def document_of(
     options: ViewOptions,
     kinds: Mapping[AttentionPart, HeadScores],
     cut_budget: float = 0,
+    lens: bool = True,
+    steps: bool = True,
     watch: Observer | None = None,
 ) -> PageDocument:
     """Returns everything that the page shows of a text; `kinds` are the scores of the model's heads.
 
-    `cut_budget` is the number of multiply-adds that cuts may take; 0 means no cuts.
+    `cut_budget` is the number of multiply-adds that cuts may take; 0 means no cuts. `lens` and `steps` are as
+    in `page_document`.
 
     Raises BadInput for a text that is too long, UsageProblem for a token, part or head that does not exist.
     """
@@ -88,7 +91,8 @@ def document_of(
     if head is None and (aligning := aligning_head(asked)) is not None:
         head = aligning.layer, aligning.head
     document = page_document(
-        loaded, text, token=row, part=part, head=head, kinds=kinds, cut_budget=cut_budget, watch=watch
-    )
+        loaded, text, token=row, part=part, head=head, kinds=kinds, cut_budget=cut_budget, lens=lens, steps=steps,
+        watch=watch,
+    )  # fmt: skip
     start = replace(document.start, temperature=options.temperature, words=options.words, weights=options.weights)
     return replace(document, start=start)

@@ -149,9 +149,63 @@ def test_an_empty_text_is_asked_for(page):
     page.run(TYPED, "#live-text", " ")
     assert page.driver.execute_async_script(TOLD) == "Type a text."
     page.settle()
-    assert page.texts("#live [role=status]") == ["Type a text."]
+    assert page.texts("#live > [role=status]") == ["Type a text."]
     typed(page, TEXT)
-    assert page.texts("#live [role=status]") == [""]
+    assert page.texts("#live > [role=status]") == [""]
+
+
+# Notes what must stay, opens what can be opened, and counts the changes of the regions that are read aloud.
+NOTED = """
+const one = (selector) => document.querySelector(selector);
+window.kept = ["select[name=measure]", ".token", ".line-token", ".tabs button", ".save button", ".cut-kinds"].map(one);
+for (const details of [one(".heads-chosen"), one(".view .behind")]) details.open = true;
+one(".lines").scrollTop = 150;
+window.read = [];
+const observer = new MutationObserver((found) => window.read.push(...found.map(({target}) => target.textContent)));
+const regions = document.querySelectorAll("[aria-live], [role=status]");
+for (const each of regions) observer.observe(each, {childList: true, subtree: true});
+one("#live-text").focus();
+"""
+KEPT = """
+const open = [...document.querySelectorAll("details[open]")].map(({className}) => className);
+return {
+  kept: window.kept.map((each) => each.isConnected), open, read: window.read,
+  scrolled: document.querySelector(".lines").scrollTop, focus: document.activeElement.id,
+};
+"""
+MEASURED_AGAIN = """
+const done = arguments[0], poll = () => document.querySelector(".cut.stale") ? requestAnimationFrame(poll) : done();
+poll();
+"""
+
+
+def test_what_stays_is_changed_in_place_and_not_read_aloud_again(page):
+    page.run("document.querySelector('.lines').style.maxHeight = '120px'")
+    typed(page, f"{TEXT} the river. {TEXT}")
+    page.click(".tokens .token:nth-child(3)")
+    page.click("[data-cut=row]")
+    page.driver.execute_async_script(MEASURED)
+    page.run(NOTED)
+    typed(page, f"{TEXT} the river. {TEXT} the")
+    page.driver.execute_async_script(MEASURED_AGAIN)
+    found = page.run(KEPT)
+    assert all(found["kept"])
+    assert sorted(found["open"]) == ["behind", "heads-chosen"]
+    assert (found["read"], found["scrolled"], found["focus"]) == ([], 150, "live-text")
+    assert page.messages() == []
+
+
+def test_the_views_of_layers_and_steps_ask_for_what_a_key_left_out(page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    for view, selector in (("layers", ".lens td"), ("steps", ".formula, .offers")):
+        page.click("[data-view=lines]")
+        typed(page, f"{TEXT} the river. " * 4 + view)
+        page.click(f"[data-view={view}]")
+        WebDriverWait(page.driver, LONG).until(
+            lambda driver, shown=selector: driver.find_elements("css selector", shown)
+        )
+    assert page.messages() == []
 
 
 def test_the_thumbnails_of_all_heads_belong_to_the_text_that_is_shown(page):
@@ -208,7 +262,7 @@ def test_an_error_of_the_server_is_shown_and_the_next_text_is_read(page):
     told = page.driver.execute_async_script(TOLD)
     assert f"the model reads at most {context}" in told
     typed(page, TEXT)
-    assert page.texts("#live [role=status]") == [""]
+    assert page.texts("#live > [role=status]") == [""]
 
 
 def test_the_page_may_ask_no_other_server(page):

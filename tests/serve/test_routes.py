@@ -1,6 +1,7 @@
 """What is asked: the next token, the models, the runs."""
 
 import json
+import math
 import zlib
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from tests.support.checkpoints import checkpoint, without_manifest, write_random
 from tests.support.commands import ask
 from tests.support.encoders import write_bert
 from tests.support.serving import PAGE, served
+from tests.support.texts import story
 from tests.support.translation import artificial_tokenizer
 
 
@@ -299,6 +301,14 @@ def header(data):
     return json.loads(plain[4 : 4 + length])
 
 
+def stored(data, reference):
+    """Returns the numbers of an array of a payload, as bytes."""
+    array, plain = reference["array"], zlib.decompress(data)
+    length = int.from_bytes(plain[:4], "little")
+    at = -(-(4 + length) // 8) * 8 + array["at"]
+    return array["shape"], plain[at : at + math.prod(array["shape"]) * int(array["type"][1:]) // 8]
+
+
 def test_the_page_is_served_with_its_policy(here):
     answer = here.client.get("/")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -325,6 +335,20 @@ def test_the_data_of_a_text_are_those_of_the_file(here):
     (found,) = header(answer.content)["documents"]
     assert found["model"] == "m"
     assert found["start"]["row"] == 2
+
+
+@pytest.mark.parametrize("words", [2, 60])
+def test_numbers_stay_the_same_without_those_of_other_views(words, here):
+    whole, brief = (
+        here.post("/api/page", {"text": story(words), "lens": parts, "steps": parts}).content for parts in (True, False)
+    )
+    (found,), (expected,) = header(brief)["documents"], header(whole)["documents"]
+    assert found["attentions"][0]["steps"] is None
+    assert (found["predictions"]["lens"] is None) == (words == 60)
+    for name in ("ids", "logits", "tail", "probability_of_kept", "actual", "entropy"):
+        assert stored(brief, found["predictions"][name]) == stored(whole, expected["predictions"][name])
+    for name in ("raw", "norm", "layer_shares", "rollout"):
+        assert stored(brief, found["attentions"][0][name]) == stored(whole, expected["attentions"][0][name])
 
 
 def test_the_data_of_a_translation_have_three_attentions(here, own):

@@ -21,7 +21,7 @@ from attncli.explain.heads import HeadScores
 from attncli.explain.next_token import name_of
 from attncli.explain.page.attention import PageAttention, page_attention
 from attncli.explain.page.cuts import CUT_KINDS, CutEffect, Cuts, cuts
-from attncli.explain.page.predictions import Predictions, Streams, predictions_of
+from attncli.explain.page.predictions import LENS, Predictions, Streams, predictions_of
 from attncli.explain.question import Focus, default_row, focused_row
 from attncli.explain.reading import Observers, Reading, TextPair
 from attncli.model.attention import Observer
@@ -29,6 +29,7 @@ from attncli.text.tokenizer import Piece
 
 MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x sources
 VECTOR_NUMBERS = 1_000_000  # of queries, keys and values, in each attention
+_FEW_ROWS = 24  # rows that have a logit lens in any case; matrix products of so few rows may round differently
 KEPT_LOGITS = 50  # the largest logits of a row that are stored
 MOST_LOGITS = 200_000_000  # logits that are computed: (layers + 1) x rows x vocabulary
 MOST_EFFECTS = 2_000_000  # probabilities after cuts of edges in single heads, in each attention
@@ -83,6 +84,8 @@ def page_document(
     head: tuple[int, int] | None = None,
     kinds: Mapping[AttentionPart, HeadScores] | None = None,
     cut_budget: float = 0,
+    lens: bool = True,
+    steps: bool = True,
     watch: Observer | None = None,
 ) -> PageDocument:
     """Returns everything that the page shows of a text, or of a source text and its translation.
@@ -90,7 +93,9 @@ def page_document(
     `token` is the row in focus; None means the default row. `part` is the attention that is shown first: by default
     cross-attention in an encoder-decoder, the only attention in other models. `head` is the head that is shown first,
     by default the busiest one. `kinds` are the scores of `scores_by_part`. `cut_budget` is the number of multiply-adds
-    that the cuts of all attentions may take; 0 means no cuts. `watch` observes the forward passes, but those of cuts.
+    that the cuts of all attentions may take; 0 means no cuts. Without `lens`, the document of more than a few rows has
+    no logit lens; without `steps`, it has no queries, keys and values. `watch` observes the forward passes, but those
+    of cuts.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -104,13 +109,14 @@ def page_document(
     focus = focused_row(readings[part], Focus(token, layer, number), readings[part].axes)
     rows = {each: focus if _same_rows(each, part) else default_row(reading.axes) for each, reading in readings.items()}
     found = _Predicting(loaded, readings, rows, watch)
+    vectors = VECTOR_NUMBERS if steps else 0
     attentions = {
         each: page_attention(
-            reading, stored_rows(reading, rows[each]), rows[each], vectors=VECTOR_NUMBERS, more=found.watch(each)
+            reading, stored_rows(reading, rows[each]), rows[each], vectors=vectors, more=found.watch(each)
         )
         for each, reading in readings.items()
     }
-    predicted = found.predictions()
+    predicted = found.predictions(lens=lens)
     cut = (
         {} if predicted is None or not cut_budget else _cuts(loaded, readings, predicted.rows, found.focus, cut_budget)
     )
@@ -159,11 +165,14 @@ class _Predicting:
             return self._also
         return Observers([each for each in (self._streams, self._also) if each is not None])
 
-    def predictions(self) -> Predictions | None:
+    def predictions(self, *, lens: bool) -> Predictions | None:
         """Returns what the rows predict, after the passes; None if the model predicts no words."""
         if not self._reading.predicts:
             return None
-        return predictions_of(self._reading, self._loaded.tokenizer, self.rows, self._streams.stacked, kept=KEPT_LOGITS)
+        tokens = LENS if lens or len(self.rows) < _FEW_ROWS else 0
+        return predictions_of(
+            self._reading, self._loaded.tokenizer, self.rows, self._streams.stacked, kept=KEPT_LOGITS, lens=tokens
+        )
 
     def limits(self) -> Iterator[Omission]:
         """Yields what the document lacks of the predictions."""
@@ -206,7 +215,9 @@ def _cut_limits(part: AttentionPart, made: Cuts, count: int) -> Iterator[Omissio
 def _ids(predicted: Predictions | None, made: Iterable[Cuts]) -> Iterator[NDArray[np.int32]]:
     """Yields the arrays with the ids of all tokens that are named."""
     if predicted is not None:
-        yield from (predicted.ids, predicted.lens.ids)
+        yield predicted.ids
+        if predicted.lens is not None:
+            yield predicted.lens.ids
     for each in made:
         yield each.candidates
         yield from (effect.ids for kind in CUT_KINDS if (effect := getattr(each, kind)) is not None)

@@ -58,7 +58,7 @@ class Predictions:
     probability_of_kept: Floats  # (R,): of the K tokens together
     actual: Floats32  # (R,): log-probability in nats of the token that stands in the text; NaN if there is none
     entropy: Floats32  # (R,): in nats
-    lens: LensRows
+    lens: LensRows | None  # None if it was left out
 
 
 class Streams(Observer):
@@ -97,22 +97,25 @@ def predictions_of(
 ) -> Predictions | None:
     """Returns what the rows predict, given their residual streams (L + 1, R, C); None if they predict nothing.
 
-    `kept` is the number of logits that a row stores, and `lens` the number of tokens after each layer.
+    `kept` is the number of logits that a row stores, and `lens` the number of tokens after each layer; 0 leaves out
+    the lens, which takes most of the time.
     """
     if not reading.predicts:
         return None
     actual, width = _actual(reading, rows), _FINE if len(rows) <= _FINE_ROWS else _COARSE
     finals: list[dict[str, Tensor]] = []
     layers: list[dict[str, Tensor]] = []
-    for chunk, logits in _logits(reading.model, streams, tokenizer.vocab_size):
+    for chunk, logits in _logits(reading.model, streams if lens else streams[-1:], tokenizer.vocab_size):
         totals = logits.logsumexp(-1)  # (L + 1, r)
         finals.append(_final(logits[-1], totals[-1], actual[chunk].to(logits.device), kept, width))
-        layers.append(_lens(logits, totals, lens))
+        if lens:
+            layers.append(_lens(logits, totals, lens))
     bins = max(final["tail"].shape[1] for final in finals)
     for final in finals:
         final["tail"] = F.pad(final["tail"], (0, bins - final["tail"].shape[1]))
     what: Literal["next", "itself"] = "next" if reading.axes.predicts_next else "itself"
-    return Predictions(what=what, rows=rows, tail_width=width, lens=LensRows(**_joined(layers)), **_joined(finals))
+    rows_of_lens = LensRows(**_joined(layers)) if lens else None
+    return Predictions(what=what, rows=rows, tail_width=width, lens=rows_of_lens, **_joined(finals))
 
 
 def _joined(chunks: list[dict[str, Tensor]]) -> dict[str, Any]:

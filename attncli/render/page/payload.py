@@ -194,7 +194,8 @@ def _predictions(found: Predictions, arrays: _Arrays) -> dict[str, Any]:
         "probability_of_kept": arrays.exact(found.probability_of_kept),
         "actual": arrays.exact(found.actual),
         "entropy": arrays.exact(found.entropy),
-        "lens": {
+        "lens": lens
+        and {
             "ids": arrays.whole(lens.ids),
             "probabilities": arrays.exact(lens.probabilities),
             "target": arrays.exact(lens.target),

@@ -50,6 +50,8 @@ class PageFields(TextFields):
     part: AttentionPart | None = option(None, "", limit=one_of(PARTS))  # the attention that is shown first
     temperature: float = option(1.0, "", limit=FINITE_FROM_0)  # that the page begins with
     cuts: bool = False  # whether to measure cuts as well
+    lens: bool = True  # whether the logit lens is needed
+    steps: bool = True  # whether queries, keys and values are needed
 
     def __post_init__(self) -> None:
         check(self)
@@ -86,7 +88,9 @@ def _data(served: ServedModel, given: PageFields) -> bytes:
     token = None if given.row is None else str(given.row + first)
     read = text_of(loaded, given.text, options)
     budget = _CUT_BUDGET if given.cuts else 0
-    return payload([document_of(loaded, read, token, options, served.kinds, cut_budget=budget)])
+    return payload(
+        [document_of(loaded, read, token, options, served.kinds, budget, lens=given.lens, steps=given.steps)]
+    )
 
 
 def policy_of(page: str) -> str:

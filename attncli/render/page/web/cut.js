@@ -2,7 +2,7 @@
 // The panel "Cut": what is left of a prediction if an edge, a row, a source or a head of attention is cut.
 
 import { distributionOf, predictedRow } from "./distribution.js";
-import { element, fill, keepFocus, rebuild, roving } from "./dom.js";
+import { element, fill, fillByKey, keepFocus, rebuild, roving } from "./dom.js";
 import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
@@ -43,10 +43,10 @@ export function createCut(page) {
   const table = tableBehind(() => tableOf(page, result));
   const whole = element("section", { class: "panel cut" }, help, heat, choice, verdict, ranking, table.element);
   let asked = "";
-  const showResult = (/** @type {Node[]} */ nodes, /** @type {Result | null} */ found) => {
+  const showResult = (/** @type {Element[]} */ nodes, /** @type {Result | null} */ found) => {
     result = found;
     whole.classList.remove("stale");
-    rebuild(verdict, nodes.map((node) => node.textContent), () => fill(verdict, ...nodes)); // or it would be read aloud again
+    fillByKey(verdict, nodes.map(({ textContent }) => textContent ?? ""), (at) => nodes[at]); // what is new is read aloud
     table.element.hidden = !found;
     table.update();
   };
@@ -273,7 +273,7 @@ function risenOf(page, { candidates, after }) {
  * @param {Page} page
  * @param {Cut} cut
  * @param {Result} found
- * @returns {Node[]}
+ * @returns {Element[]}
  */
 function verdictOf(page, cut, found) {
   const [first] = found.candidates;

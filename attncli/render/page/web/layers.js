@@ -29,7 +29,7 @@ export function createLayers(page) {
     table.element.hidden = heading.hidden = !rows.length;
     title.textContent = text("layers.title", { question: titleOf(page) });
     if (changed.has("all") || changed.has("language")) fill(heading, title, ...explanation("view.layers", "help.layers"));
-    fill(holder, ...(rows.length ? shown(page, rows) : [element("p", {}, text(page.doc.predictions ? "next.missing" : "layers.none"))]));
+    fill(holder, ...(rows.length ? shown(page, rows) : [element("p", {}, text(!page.doc.predictions ? "layers.none" : page.doc.predictions.lens ? "next.missing" : "cut.measuring"))]));
     table.update();
   };
   return { element: whole, update, picture: () => plot(page, lensRows(page)) };
@@ -43,8 +43,8 @@ export function createLayers(page) {
 function lensRows(page) {
   const { predictions, vocabulary } = page.doc;
   const row = predictedRow(page);
-  if (!predictions || row === null) return [];
-  const { lens } = predictions;
+  const lens = predictions?.lens;
+  if (!lens || row === null) return [];
   const at = row - predictions.rows[0];
   const [, states, count] = lens.ids.shape;
   const final = predictions.ids.at(at, 0);

@@ -58,11 +58,12 @@ export class Server {
 
   /**
    * Returns the document of the text.
-   * @param {boolean} cuts whether cuts are measured as well, which takes longer
+   * @param {boolean} cuts whether cuts are measured as well, which takes longer; otherwise only what the chosen view shows
    * @returns {Promise<Payload>}
    */
   async page(cuts) {
-    return decode(await (await this.post("page", { ...asked(), cuts })).arrayBuffer());
+    const parts = { cuts, lens: cuts || state.view === "layers", steps: cuts || state.view === "steps" };
+    return decode(await (await this.post("page", { ...asked(), ...parts })).arrayBuffer());
   }
 
   /**
@@ -106,6 +107,7 @@ class Live {
     this.typed = state.text;
     this.typedTarget = state.target; // the beginning of the translation, without the drawn tokens
     this.later = 0; // the timer of the request for cuts
+    this.brief = true; // whether the document has only what the view showed that it was asked for
     this.status = element("p", { class: "note", role: "status" });
     this.area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
     this.area.value = state.text;
@@ -151,7 +153,10 @@ export function createLive(holder, server, show) {
     curves.name();
   };
   translate();
-  onChange((_, changed) => changed.has("language") && translate());
+  onChange((_, changed) => {
+    if (changed.has("language")) translate();
+    if (changed.has("view") && live.brief && ["layers", "steps"].includes(state.view)) report(live, refresh(live));
+  });
   report(live, server.get("models").then((listed) => begin(live, listed)));
 }
 
@@ -215,10 +220,21 @@ async function refresh(live) {
   // The list of models does not know the kind of a model from another folder.
   if (models.selectedOptions[0]) models.selectedOptions[0].dataset.kind = payload.documents[0].kind;
   targetLabel.hidden = !live.translates;
+  live.brief = true;
   show(payload);
   document.body.dataset.milliseconds = String(Math.round(performance.now() - start));
   clearTimeout(live.later);
-  live.later = setTimeout(() => report(live, server.page(true).then(show)), PAUSE);
+  live.later = setTimeout(() => report(live, rest(live)), PAUSE);
+}
+
+/**
+ * Shows the whole document of a text that rests: with its cuts, and with what the other views show.
+ * @param {Live} live
+ */
+async function rest(live) {
+  const payload = await live.server.page(true);
+  live.brief = false;
+  live.show(payload);
 }
 
 /**

@@ -86,7 +86,7 @@ function chosenArithmetic(page) {
   const { attention, row } = page;
   const { steps } = attention;
   const note = (/** @type {string} */ key, /** @type {Record<string, string | number>} */ values = {}) => element("p", {}, text(key, values));
-  if (!steps) return { missing: [note("steps.none")] };
+  if (!steps) return { missing: [note(page.live ? "cut.measuring" : "steps.none")] };
   const single = page.chosen.find(({ selection }) => selection.head !== null);
   const offer = (/** @type {[number, number][]} */ heads) =>
     element("p", { class: "offers" }, ...heads.map(([layer, head]) => element("button", { type: "button", onclick: () => change({ heads: [selectionName({ layer, head })] }) }, headName(selectionName({ layer, head })))));
