@@ -30,10 +30,13 @@ class EngineConfig:
         rare=True,
     )
     at_once: int = 64  # the largest number of texts in a batch
+    prompt_tokens: int | None = None  # the most tokens of prompts that one step reads; None: all
     streamed: bool = True  # yield text as soon as it is final; if false, decode and yield it when its sample has ended
 
     def __post_init__(self) -> None:
         at_least(1).check("at_once", self.at_once)
+        if self.prompt_tokens is not None:
+            at_least(1).check("prompt_tokens", self.prompt_tokens)
         if self.lookup and not self.cached:
             raise UsageProblem.naming(
                 lambda name: (f"{name('lookup')} needs the cache.", f"Leave out {name('cached')} or {name('lookup')}.")

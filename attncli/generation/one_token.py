@@ -16,7 +16,8 @@ from torch import Tensor
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.engine import UNIFORMS_PER_DRAW, refuse_unreadable
+from attncli.generation.batch import UNIFORMS_PER_DRAW
+from attncli.generation.engine import refuse_unreadable
 from attncli.generation.sampling import Seen, best, filtered, generators, needs_seen, next_token, uniforms
 from attncli.model.backend import Backend, Segment
 
