@@ -37,7 +37,6 @@ _NO_DRAWS = torch.empty(0)
 class RunningSample:
     """A sample that is being generated."""
 
-    number: int  # of its events
     ids: list[int]  # the tokens in its context window: the prompt and the generated tokens
     text: SampleText
     config: SampleConfig
@@ -230,7 +229,7 @@ class Batch:
             return ids.tolist(), [None] * len(samples)
         tokens = describe_tokens(logits, ids, config, details, self._text_of, seen)
         return ids.tolist(), [
-            replace(token, sample=sample.number) for token, sample in zip(tokens, samples, strict=True)
+            replace(token, sample=sample.text.sample) for token, sample in zip(tokens, samples, strict=True)
         ]
 
     def _is_last(self, sample: RunningSample) -> bool:

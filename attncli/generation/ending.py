@@ -33,7 +33,7 @@ class SampleText:
         If `streamed` is false, all text is yielded when the sample has ended.
         """
         self.finished = False
-        self._sample = sample
+        self.sample = sample  # its number in events
         self._ids: list[int] = []
         self._stream: DecodeStream = tokenizer.stream(prompt)
         self._end_ids, self._hidden = end_ids, end_ids | hidden
@@ -67,7 +67,7 @@ class SampleText:
             return
         ready = len(self._held) - self._could_begin_stop()
         if ready:
-            yield Text(self._sample, self._held[:ready])
+            yield Text(self.sample, self._held[:ready])
             self._held = self._held[ready:]
 
     def close(self, reason: Reason) -> Iterator[Event]:
@@ -79,8 +79,8 @@ class SampleText:
     def _finish(self, rest: str, reason: Reason) -> Iterator[Event]:
         self.finished = True
         if rest:
-            yield Text(self._sample, rest)
-        yield Finished(self._sample, reason, tuple(self._ids))
+            yield Text(self.sample, rest)
+        yield Finished(self.sample, reason, tuple(self._ids))
 
     def _could_begin_stop(self) -> int:
         """Returns the length of the longest end of the held text that is the beginning of a stop string.

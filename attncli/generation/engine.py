@@ -107,7 +107,7 @@ def generate(
     for prompt, source in zip(prompts, [()] * len(prompts) if sources is None else sources, strict=True):
         for stream in generators(config.seed, config.num_samples):
             text = SampleText(len(waiting), tokenizer, config, end_ids, prompt, hidden, streamed=streamed)
-            waiting.append(RunningSample(len(waiting), list(prompt), text, config, stream, details, tuple(source)))
+            waiting.append(RunningSample(list(prompt), text, config, stream, details, tuple(source)))
     return _run(backend, tokenizer, waiting, how)
 
 

@@ -30,6 +30,9 @@ class Limits:
     answer_seconds: float = 30  # for a client to go on reading an answer
     connections: int = 256  # open at a time
     waiting: int = 16  # requests that wait for the model
+    texts: int = 32  # that one model generates at the same time
+    texts_waiting: int = 256  # that wait until others have ended
+    cache_bytes: int = 2 << 30  # of the keys and values of one model
     seconds: float = 60  # from a request to its answer
     rate: float = 100  # requests per second of one address, on average
     burst: int = 400  # requests that one address may make at once

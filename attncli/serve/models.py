@@ -19,6 +19,7 @@ from attncli.explain.defaults import AttentionPart
 from attncli.explain.heads import HeadScores
 from attncli.generation.loading import backend_for
 from attncli.generation.one_token import OneByOne
+from attncli.model.backend import Backend
 from attncli.pages import kinds_of
 from attncli.serve.refusal import Refusal
 from attncli.serve.worker import ModelThread
@@ -35,6 +36,7 @@ class ServedModel:
     def __init__(self, loaded: LoadedModel, state: State, check: Callable[[], None]) -> None:
         """`state` is the state of the model's directory before it was read."""
         self.loaded, self.state, self._check = loaded, state, check
+        self._backend: Backend | None = None
         self._drawer: OneByOne | None = None
         self._kinds: Mapping[AttentionPart, HeadScores] | None = None
         self._remembered: tuple[Hashable, Any] = (None, None)
@@ -81,10 +83,17 @@ class ServedModel:
             )
 
     @property
+    def backend(self) -> Backend:
+        """Generates; on a CPU, the network in C then has its own copy of the weights."""
+        if self._backend is None:
+            self._backend = backend_for(self.loaded.model)
+        return self._backend
+
+    @property
     def drawer(self) -> OneByOne:
-        """Draws tokens; on a CPU, the network in C then has its own copy of the weights."""
+        """Draws tokens one at a time."""
         if self._drawer is None:
-            self._drawer = OneByOne(self.loaded, backend_for(self.loaded.model), self._check)
+            self._drawer = OneByOne(self.loaded, self.backend, self._check)
         return self._drawer
 
 

@@ -13,6 +13,7 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.serve.desk import Desk
 from attncli.serve.limits import Limits
 from attncli.serve.models import Models
+from attncli.serve.texts import Texts
 from attncli.serve.worker import ModelThread
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class Service:
     page: str
     models: Models
     thread: ModelThread
+    texts: Texts
     desk: Desk
     limits: Limits
     readers: asyncio.Semaphore
@@ -34,8 +36,10 @@ class Service:
     def of(cls, page: str, first: LoadedModel, limits: Limits | None = None) -> Service:
         """Returns the service of a page and a loaded model. Starts the model thread."""
         limits = limits or Limits()
-        thread = ModelThread(limits.waiting)
-        return cls(page, Models(first, thread), thread, Desk(thread, limits), limits, asyncio.Semaphore(_READERS))
+        texts = Texts(limits)
+        thread = ModelThread(limits.waiting, texts)
+        models, readers = Models(first, thread), asyncio.Semaphore(_READERS)
+        return cls(page, models, thread, texts, Desk(thread, limits), limits, readers)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Runs `work`, which reads files, in another thread than the event loop and the model."""

@@ -1,5 +1,7 @@
 """The model thread: runs jobs one after another, so that one model never computes two things at once.
 
+Between two jobs, it computes one step of the texts that are being generated. Steps go on while there are texts.
+
 A job is cancelled by the event loop at any time. If it waits, it never runs. If it runs, `check` raises Cancelled in
 the model thread. Every block of a loaded network calls `check` before it computes, because `watch` hooks it; so a
 cancelled job ends within one layer, whatever it computes. The hooks do not change what a network computes.
@@ -11,7 +13,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
@@ -57,12 +59,22 @@ class Job(Generic[T]):
             self.answer.set_exception(problem)
 
 
+class Steps(Protocol):
+    """Work that the model thread does one step at a time, between jobs."""
+
+    def step(self) -> bool:
+        """Computes a step; returns whether there is more to do."""
+
+    def end(self, why: Exception) -> None:
+        """Gives up what is left to do."""
+
+
 class ModelThread:
     """A thread that runs jobs in the order of their arrival."""
 
-    def __init__(self, waiting: int) -> None:
-        """At most `waiting` jobs wait while one runs."""
-        self._most = waiting
+    def __init__(self, waiting: int, steps: Steps | None = None) -> None:
+        """At most `waiting` jobs wait while one runs. A job may give `steps` something to do."""
+        self._most, self._steps = waiting, steps
         self._jobs: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
         self._changed = threading.Condition()
@@ -106,28 +118,38 @@ class ModelThread:
             job.cancel(_ends())
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            result: Any = None
-            problem: Exception | None = None
-            try:
-                self.check()
-                result = job.work()
-            except Cancelled:
-                problem = _ends()  # it was answered when it was cancelled
-            except StopIteration as raised:  # no future takes this exception
-                problem = RuntimeError(f"{raised!r} left a job")
-            except Exception as raised:
-                problem = raised
-            except BaseException as raised:  # would end the event loop
-                problem = RuntimeError(f"{raised!r} left a job")
-            job.finish(result, problem)
+        more = False
+        while not self._ended:
+            job = self._next(waits=not more)
+            if job is not None:
+                self._work(job)
+                self._running = None
+            more = self._steps is not None and not self._ended and self._steps.step()
+        if self._steps is not None:
+            self._steps.end(_ends())
 
-    def _next(self) -> Job[Any] | None:
+    def _work(self, job: Job[Any]) -> None:
+        result: Any = None
+        problem: Exception | None = None
+        try:
+            self.check()
+            result = job.work()
+        except Cancelled:
+            problem = _ends()  # it was answered when it was cancelled
+        except StopIteration as raised:  # no future takes this exception
+            problem = RuntimeError(f"{raised!r} left a job")
+        except Exception as raised:
+            problem = raised
+        except BaseException as raised:  # would end the event loop
+            problem = RuntimeError(f"{raised!r} left a job")
+        job.finish(result, problem)
+
+    def _next(self, *, waits: bool) -> Job[Any] | None:
+        """Returns the next job; None if there is none and `waits` is false, or if the thread ends."""
         with self._changed:
-            self._running = None
-            while not self._jobs and not self._ended:
+            while waits and not self._jobs and not self._ended:
                 self._changed.wait()
-            self._running = None if self._ended else self._jobs.popleft()
+            self._running = self._jobs.popleft() if self._jobs and not self._ended else None
             return self._running
 
 

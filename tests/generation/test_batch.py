@@ -42,7 +42,7 @@ def exact_backend():
 
 def sample_of(number, prompt, config, details=None):
     text = SampleText(number, TOKENIZER, config, frozenset({TOKENIZER.end_of_text}), prompt)
-    return RunningSample(number, list(prompt), text, config, generators(config.seed, 1)[0], details)
+    return RunningSample(list(prompt), text, config, generators(config.seed, 1)[0], details)
 
 
 @cache
@@ -73,16 +73,16 @@ def test_a_sample_has_the_text_that_it_has_alone(wanted, slots, prompt_tokens, l
     batch = Batch(exact_backend(), TOKENIZER, slots, EngineConfig(prompt_tokens=prompt_tokens))
     waiting = [sample_of(number, prompt, config, details) for number, (prompt, config, details, _) in enumerate(wanted)]
     due = [after for *_, after in wanted]
-    events = {sample.number: [] for sample in waiting}
+    events = {sample.text.sample: [] for sample in waiting}
     step = 0
     while waiting or batch.running:
-        for sample in [one for one in waiting if due[one.number] <= step][: batch.free]:
+        for sample in [one for one in waiting if due[one.text.sample] <= step][: batch.free]:
             waiting.remove(sample)
             batch.join(sample)
         for event in batch.step() if batch.running else ():
             if kept(event) and not isinstance(event, Reread):
                 events[event.sample].append(replace(event, sample=0))
-        for sample in [one for one in batch.running if one.number in leaves and one.generated >= 3]:
+        for sample in [one for one in batch.running if one.text.sample in leaves and one.generated >= 3]:
             batch.leave(sample)
             batch.leave(sample)
         step += 1
