@@ -13,6 +13,9 @@ import torch
 from attncli.checkpoint.load import read_resumable
 from attncli.config import CorpusConfig, SampleConfig, TrainConfig
 from attncli.explain.first_screen import explain
+from attncli.explain.page.attention import page_attention
+from attncli.explain.page.cuts import cuts
+from attncli.explain.page.predictions import predictions
 from attncli.explain.question import Focus
 from attncli.explain.reading import Reading
 from attncli.generation.engine import EngineConfig, generate
@@ -103,6 +106,21 @@ def test_an_explanation_equals_the_cpu():
     assert np.allclose(found.sources.shares, expected.sources.shares, atol=1e-4)
     assert [token.id for token in found.next_tokens] == [token.id for token in expected.next_tokens]
     assert found.checks.probabilities == pytest.approx(expected.checks.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-4), ("bfloat16", 0.06)])
+def test_the_attention_and_the_cuts_of_a_page_equal_the_cpu(dtype, within):
+    here, there = pair(vocab_size=300)
+    pieces = TOKENIZER.pieces("The small grey cat sat on the mat")
+    readings = [Reading.of(model, pieces) for model in (here, there.to(getattr(torch, dtype)))]
+    rows = range(len(pieces))
+    expected, found = (page_attention(reading, rows, rows[-1], vectors=10**6) for reading in readings)
+    for name in ("raw", "norm", "layer_shares", "rollout", "even"):
+        assert np.allclose(getattr(found, name), getattr(expected, name), atol=within)
+    expected, found = (cuts(reading, TOKENIZER, "decoder", focus=3) for reading in readings)
+    assert np.allclose(np.sort(found.before), np.sort(expected.before), atol=within)
+    assert np.allclose(found.edges.probabilities, expected.edges.probabilities, atol=within)
+    assert all(np.isfinite(predictions(reading, TOKENIZER, rows).entropy).all() for reading in readings)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Computes the logit lens: what the model would predict if it stopped after each layer.
 
 The final norm and the output head are applied to the residual stream after each layer. The norm computes its statistics
-from the stream of that layer.
+from the stream of that layer. Logits of ids that the tokenizer does not have are dropped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def lens(reading: Reading, tokenizer: Tokenizer, focus: Focus, *, top: int = 10)
     rows = reading.rows_to_watch(range(subject.focus, subject.focus + 1))
     watch = _Streams(subject.focus - rows.start)
     reading.run(rows, watch)
-    logits = model.unembed(model.norm(torch.stack(watch.streams)))  # (L + 1, V)
+    logits = model.unembed(model.norm(torch.stack(watch.streams)))[:, : tokenizer.vocab_size]  # (L + 1, V)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = most_probable(wide[-1], tokenizer, 1)[0]
     probabilities = wide.softmax(-1)[:, target.id].tolist()

@@ -34,12 +34,10 @@ def rollout(reading: Reading, focus: Focus) -> Rollout:
     """Returns the rollout of the token in focus. Raises BadInput and UsageProblem as `subject_of` does."""
     subject = subject_of(reading, focus)
     rows = range(subject.focus + 1 if reading.causal else len(subject.axes.rows))
-    watch = RolloutProduct(reading, rows)
+    watch, row = RolloutRows(reading, rows), range(subject.focus, subject.focus + 1)
     reading.run(rows, watch)
-    assert watch.product is not None
-    assert watch.even is not None
     later = (0, len(subject.pieces) - len(rows))  # zeros for the tokens after the focus
-    shares, even = (F.pad(product[subject.focus], later).cpu().numpy() for product in (watch.product, watch.even))
+    shares, even = (F.pad(found[0], later).numpy() for found in (watch.product(row), watch.even(row)))
     return Rollout(subject, shares, even)
 
 
@@ -52,28 +50,11 @@ def rolled(product: Tensor | None, weights: Tensor) -> Tensor:
     return step if product is None else step @ product
 
 
-class RolloutProduct(Observer):
-    """Computes the rollout of the weights and of uniform attention, layer by layer, in float64."""
-
-    product: Tensor | None = None
-    even: Tensor | None = None
-
-    def __init__(self, reading: Reading, rows: range) -> None:
-        self.reading, self.rows = reading, rows
-
-    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Multiplies both products by the attention of a layer."""
-        weights = steps.weights[0].mean(0)
-        allowed = self.reading.allowed(module.part, self.rows, module.window).double()
-        self.product = rolled(self.product, weights.double())
-        self.even = rolled(self.even, allowed / allowed.sum(-1, keepdim=True))
-
-
 class RolloutRows(Observer):
-    """Records the attention of all layers, and computes the rollout of some rows of a long text in float64.
+    """Records the attention of all layers, and computes the rollout of some rows in float64.
 
-    The rows (R, T) are multiplied from the last layer down, which takes R x T x T multiplications for each layer;
-    `RolloutProduct` takes T x T x T. The averaged weights (T, T) of all layers are kept in float32.
+    The rows (R, T) are multiplied from the last layer down, which takes R x T x T multiplications for each layer. The
+    averaged weights (T, T) of all layers are kept, in the memory of the CPU.
     """
 
     def __init__(self, reading: Reading, rows: range) -> None:

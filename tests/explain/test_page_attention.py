@@ -94,3 +94,20 @@ def test_a_rollout_that_needs_too_much_memory_is_left_out(reading, monkeypatch):
     part = attention._long_pass(reading, "decoder", range(2))
     assert part[:2] == (None, None)
     assert part[2].pool == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 4 * 32, 5 * 4 * 32, 10**9])
+def test_the_vectors_of_a_few_sources_at_a_time_give_the_norms_of_all(at_once, monkeypatch):
+    """In a reference, all vectors a_hij f_h(x_j) are formed at once."""
+    torch.manual_seed(0)
+    weights = torch.rand(4, 6, 11, dtype=torch.float64)
+    value = torch.randn(4, 11, 8, dtype=torch.float64)
+    matrix = torch.randn(32, 4, 8, dtype=torch.float64)
+    vectors = torch.einsum("hij,chd,hjd->hijc", weights, matrix, value)
+    monkeypatch.setattr(attention, "_MOST_WRITTEN", at_once)
+    sizes, einsum = [], torch.einsum
+    monkeypatch.setattr(torch, "einsum", lambda *given: sizes.append(made := einsum(*given)) or made)
+    lengths, together = attention._norms(weights, value, matrix)
+    torch.testing.assert_close(weights * lengths[:, None], vectors.norm(dim=-1))
+    torch.testing.assert_close(together, vectors.sum(0).norm(dim=-1))
+    assert max(map(torch.numel, sizes)) <= max(at_once, 4 * 32)

@@ -61,6 +61,19 @@ def test_a_row_of_the_lens_is_the_stream_after_the_final_norm_and_the_output_hea
         assert row.top[0].id == int(own.argmax())
 
 
+def test_the_lens_drops_ids_that_the_tokenizer_does_not_have():
+    """Their rows pad the embedding matrix, here with the largest logits of all."""
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size + 20, tied=False)
+    with torch.no_grad():
+        expected = model(IDS)[0, 8, : TOKENIZER.vocab_size].softmax(-1)
+        model.head.weight[TOKENIZER.vocab_size :] = 10 * model.head.weight[int(expected.argmax())]
+    found = lens(Reading.of(model, PIECES), TOKENIZER, FOCUS)
+    assert found.target.id == int(expected.argmax())
+    assert found.rows[-1].probability == pytest.approx(float(expected.max()), rel=1e-5)
+    assert found.rows[-1].rank == 1
+    assert all(token.id < TOKENIZER.vocab_size for row in found.rows for token in row.top)
+
+
 # LogitAttribution
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from attncli.config import SampleConfig
 from attncli.explain.page.cuts import LiveCut, cut_effect
 from attncli.explain.page.recomputed import UncutPass
 from attncli.explain.reading import Reading
@@ -125,7 +126,7 @@ def test_what_is_typed_is_read(page):
 def test_tokens_are_drawn_as_generate_draws_them(page):
     typed(page, TEXT)
     page.run("document.querySelector('input[name=seed]').value = 7")
-    (sample,) = load_model("m").generate_all(TEXT, seed=7, max_new_tokens=3, min_p=0.0)
+    (sample,) = load_model("m").generate_all(TEXT, seed=7, max_new_tokens=3)
     for _ in range(3):
         page.click("[data-action=draw]")
         shown(page)
@@ -369,3 +370,61 @@ def test_lists_of_runs_and_models_are_asked_for_when_they_get_the_focus(page, fo
     page.driver.execute_async_script(LISTED, "late")
     assert set(page.texts("[name=model] option")) == {*before, "late"}
     assert page.run("return document.querySelector('[name=model]').value") == "m"
+
+
+def sliders(page):
+    """Returns the temperature and the filters that the sliders show."""
+    script = (
+        "return [...document.querySelectorAll('.next [type=range]')].map((one) => [one.dataset.setting, +one.value])"
+    )
+    return dict(page.run(script))
+
+
+def test_the_sliders_begin_with_the_settings_of_generate(page):
+    default = SampleConfig()
+    assert sliders(page) == {name: getattr(default, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    assert "min_p" not in page.driver.current_url
+    page.choose("model", "t")  # a translation takes the most probable tokens
+    shown(page)
+    assert sliders(page)["temperature"] == 0
+    page.choose("model", "m")
+    shown(page)
+    assert sliders(page)["temperature"] == default.temperature
+    page.run(TYPED, ".next [data-setting=min_p]", "0.2")
+    page.choose("model", "other")
+    shown(page)
+    assert sliders(page)["min_p"] == 0.2
+
+
+def test_back_returns_to_the_text_before(page):
+    """A text that was committed has an entry in the history; what is typed after it has one entry together."""
+    start = page.find("#live-text").get_attribute("value")
+    entries = page.run("return history.length")
+    page.run("document.querySelector('#live-text').dispatchEvent(new Event('change'))")
+    for text in ("The", "The small", TEXT):
+        typed(page, text)
+    page.run("document.querySelector('#live-text').dispatchEvent(new Event('change'))")
+    page.click("[data-view=map]")
+    page.choose("model", "other")
+    shown(page)
+    assert page.run("return history.length") == entries + 2
+    for text, model in ((TEXT, "m"), (start, "m")):
+        page.driver.back()
+        shown(page)
+        assert page.find("#live-text").get_attribute("value") == text
+        assert page.texts("#model h1") == [model]
+        assert page.texts(".token[data-kind=row]") == labels(load_model(model), text)
+        assert page.texts(".tabs [aria-pressed=true]") == ["Map"]  # the view stays
+    for text, model in ((TEXT, "m"), (TEXT, "other")):
+        page.driver.forward()
+        shown(page)
+        assert page.find("#live-text").get_attribute("value") == text
+        assert page.texts("#model h1") == [model]
+    assert page.messages() == []
+
+
+def test_a_link_to_another_view_loads_the_live_page_again(page):
+    page.run("window.before = true; location.hash = '#view=map'")
+    shown(page)
+    assert page.run("return window.before") is None
+    assert page.texts(".tabs [aria-pressed=true]") == ["Map"]

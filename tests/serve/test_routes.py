@@ -9,6 +9,7 @@ import pytest
 
 from attncli.checkpoint.directory import METRICS
 from attncli.checkpoint.save import write_checkpoint
+from attncli.config import SampleConfig
 from attncli.explain.model_heads import scores_by_part
 from attncli.explain.page.cuts import LiveCut, cut_effect
 from attncli.explain.page.document import page_document
@@ -330,7 +331,7 @@ def test_the_data_of_a_text_are_those_of_the_file(here):
     answer = here.post("/api/page", {"text": text, **fields})
     assert answer.headers["Content-Type"] == "application/octet-stream"
     document = page_document(loaded, loaded.pieces(text), token=2, kinds=scores_by_part(loaded))
-    document = replace(document, start=replace(document.start, temperature=0.5))
+    document = replace(document, start=replace(document.start, temperature=0.5, min_p=SampleConfig().min_p))
     assert zlib.decompress(answer.content) == zlib.decompress(payload([document]))
     (found,) = header(answer.content)["documents"]
     assert found["model"] == "m"

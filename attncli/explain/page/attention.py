@@ -4,7 +4,8 @@ The share of a source is what `explain.sources` computes for one row, here for a
 value vector of source j times head h's columns of the output matrix. A head's share of source j in row i is
 |a_hij f_h(x_j)| divided by its sum over j, and |f_h(x_j)| does not depend on the row. The share of a layer is
 |sum over h of a_hij f_h(x_j)| divided by its sum over j; the squared norm is a_ij' G_j a_ij with the Gram matrix
-G_j (H, H) of the vectors f_h(x_j), so the vectors of a row are never formed.
+G_j (H, H) of the vectors f_h(x_j), so the vectors of a row are never formed. The vectors f_h(x_j) are formed for a few
+sources at a time.
 
 A pass records only the rows that it is asked for. The columns are all tokens up to the last of these rows.
 """
@@ -26,7 +27,7 @@ from attncli.explain.defaults import AttentionPart
 from attncli.explain.head_map import alignment_scores
 from attncli.explain.question import MapAxes
 from attncli.explain.reading import Observers, Reading
-from attncli.explain.rollout import RolloutProduct, RolloutRows
+from attncli.explain.rollout import RolloutRows
 from attncli.explain.units import Spans
 from attncli.explain.words import word_spans
 from attncli.model.attention import Attention, AttentionSteps, Observer, Part
@@ -34,6 +35,7 @@ from attncli.model.attention import Attention, AttentionSteps, Observer, Part
 Array = NDArray[np.float32]
 _THUMBNAIL = 32  # cells along the side of a thumbnail
 _VECTOR_ROWS = 16  # rows whose queries are kept, if the queries of all rows are too many
+_MOST_WRITTEN = 1 << 24  # numbers of the vectors f_h(x_j) that are formed at once
 _PASS_BYTES = (
     1 << 30
 )  # the most bytes of one layer's weights, and of all layers' averages, in a pass over all rows of a long text
@@ -98,9 +100,9 @@ def page_attention(
     axes, count = reading.axes, len(reading.axes.rows)
     record = _Recorder(reading, rows, focus)
     whole = len(rows) == count
-    product = RolloutProduct(reading, rows) if whole and part != "cross" else None
-    reading.run(rows, Observers([each for each in (record, product, more) if each is not None]))
-    rollout, even = (None, None) if product is None else (product.product, product.even)
+    rolled = RolloutRows(reading, rows) if whole and part != "cross" else None
+    reading.run(rows, Observers([each for each in (record, rolled, more) if each is not None]))
+    rollout, even = (None, None) if rolled is None else (rolled.product(rows), rolled.even(rows))
     thumbnails = None
     if not whole and 4 * reading.heads * count * len(axes.columns) <= _PASS_BYTES:
         rollout, even, thumbnails = _long_pass(reading, part, rows)
@@ -172,12 +174,8 @@ class _Recorder(Observer):
         weights = recorded.double()
         value = by_head(steps.value[0], module.heads).cpu().double()  # (H, S, D)
         matrix = module.output.weight.cpu().double().view(-1, module.heads, module.head_width)  # (C, H, D)
-        written = torch.einsum("chd,hsd->shc", matrix, value)
-        gram = written @ written.mT  # (S, H, H)
-        lengths = gram.diagonal(dim1=1, dim2=2).T.clamp_min(0).sqrt()  # (H, S)
+        lengths, together = _norms(weights, value, matrix)
         norms = weights * lengths[:, None]
-        by_source = weights.permute(2, 0, 1)  # (S, H, R)
-        together = ((gram @ by_source) * by_source).sum(1).T.clamp_min(0).sqrt()  # (R, S)
         self.raw.append(weights.float())
         self.norm.append(_normalized(norms))
         self.layer_shares.append(_normalized(together))
@@ -230,6 +228,24 @@ class _Recorder(Observer):
             _array(scores.masked_fill(scores.isinf(), 0)),
             _array(written.norm(dim=-1)),
         )
+
+
+def _norms(weights: Tensor, value: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns |f_h(x_j)| for each head and source (H, S), and |sum over h of a_hij f_h(x_j)| for each edge (R, S).
+
+    `weights` are a_hij (H, R, S), `value` (H, S, D), and `matrix` the output matrix (C, H, D). The vectors f_h(x_j) of
+    as many sources are formed at once as _MOST_WRITTEN allows, but of at least one: in float64 at most 128 MiB, or
+    8 x H x C bytes.
+    """
+    at_once = max(1, _MOST_WRITTEN // (len(value) * len(matrix)))
+    lengths, together = [], []
+    for some, seen in zip(torch.split(value, at_once, 1), torch.split(weights, at_once, 2), strict=True):
+        written = torch.einsum("chd,hsd->shc", matrix, some)
+        gram = written @ written.mT  # (s, H, H)
+        by_source = seen.permute(2, 0, 1)  # (s, H, R)
+        lengths.append(gram.diagonal(dim1=1, dim2=2).T)
+        together.append(((gram @ by_source) * by_source).sum(1).T)
+    return torch.cat(lengths, 1).clamp_min(0).sqrt(), torch.cat(together, 1).clamp_min(0).sqrt()
 
 
 def _normalized(norms: Tensor) -> Tensor:

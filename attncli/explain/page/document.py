@@ -54,6 +54,9 @@ class Start:
     row: int
     heads: tuple[tuple[int, int], ...]
     temperature: float = 1.0
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0  # 1 is off
+    min_p: float = 0.0  # 0 is off
     words: bool = False  # whether tokens are grouped into words
     weights: Measure = "norm"
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from attncli.checkpoint.load import LoadedModel
+from attncli.config import SampleConfig
 from attncli.config.limits import FINITE_FROM_0, one_of
 from attncli.config.option import check, option
 from attncli.explain.defaults import PARTS, AttentionPart
+from attncli.generation.defaults import settings_for
 from attncli.pages import document_of
 from attncli.render.page.payload import payload
 from attncli.serve.desk import Order
@@ -44,11 +48,14 @@ class TextFields:
 
 @dataclass(frozen=True, kw_only=True)
 class PageFields(TextFields):
-    """The fields of POST /api/page. Those of null have the default of `attncli explain --page`."""
+    """The fields of POST /api/page. Those of null have the default of `attncli explain --page`.
+
+    The temperature and the filters have the defaults of `attncli generate`, because the page also draws tokens.
+    """
 
     row: int | None = None  # the row in focus
     part: AttentionPart | None = option(None, "", limit=one_of(PARTS))  # the attention that is shown first
-    temperature: float = option(1.0, "", limit=FINITE_FROM_0)  # that the page begins with
+    temperature: float | None = option(None, "", limit=FINITE_FROM_0)  # that the page begins with
     cuts: bool = False  # whether to measure cuts as well
     lens: bool = True  # whether the logit lens is needed
     steps: bool = True  # whether queries, keys and values are needed
@@ -83,14 +90,22 @@ def routes(service: Service) -> list[BaseRoute]:
 def _data(served: ServedModel, given: PageFields) -> bytes:
     """Computes the payload of a text, in the model thread. Raises BadInput or UsageProblem."""
     served.refuse_long(given.text, given.pair, given.target)
-    loaded, options = served.loaded, replace(given.options, part=given.part, temperature=given.temperature)
+    loaded, options = served.loaded, replace(given.options, part=given.part)
     first = int(loaded.translates and given.part != "encoder")  # the rows of a decoder with an encoder count from 1
     token = None if given.row is None else str(given.row + first)
     read = text_of(loaded, given.text, options)
     budget = _CUT_BUDGET if given.cuts else 0
-    return payload(
-        [document_of(loaded, read, token, options, served.kinds, budget, lens=given.lens, steps=given.steps)]
-    )
+    document = document_of(loaded, read, token, options, served.kinds, budget, lens=given.lens, steps=given.steps)
+    return payload([replace(document, start=replace(document.start, **_sampling(loaded, given)))])
+
+
+def _sampling(loaded: LoadedModel, given: PageFields) -> dict[str, Any]:
+    """Returns the temperature and the filters that the page begins with; no filters for an encoder alone."""
+    asked: dict[str, Any] = {} if given.temperature is None else {"temperature": given.temperature}
+    if not loaded.model.config.causal:
+        return asked
+    settings = settings_for(loaded, SampleConfig(**asked), asked)
+    return {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "min_p")}
 
 
 def policy_of(page: str) -> str:

@@ -12,7 +12,7 @@
 /** @typedef {{ids: NdArray, probabilities: NdArray, target: NdArray, rank: NdArray}} Lens */
 /** @typedef {{what: "next" | "itself", rows: [number, number], ids: NdArray, logits: NdArray, tail: NdArray, tail_width: number, probability_of_kept: NdArray, actual: NdArray, entropy: NdArray, lens: Lens | null}} Predictions */
 /** @typedef {{part: string, layers: number, heads: number, rows: Token[], columns: Token[], first: number, row_words: Word[], column_words: Word[], reach: number[], windows: (number | null)[], square: boolean, stored: [number, number], raw: NdArray, norm: NdArray, layer_shares: NdArray, rollout: NdArray | null, even: NdArray | null, thumbnails: {pool: number, weights: NdArray} | null, kinds: Kinds | null, steps: Steps | null, cuts: Cuts | null}} Attention */
-/** @typedef {{model: string, kind: string, parameters: number, context: number, tokens: Token[], source: Token[] | null, attentions: Attention[], predictions: Predictions | null, vocabulary: Record<string, string>, start: {part: string, row: number, heads: [number, number][], temperature: number, words: boolean, weights: "norm" | "raw"}, limits: Limit[]}} Doc */
+/** @typedef {{model: string, kind: string, parameters: number, context: number, tokens: Token[], source: Token[] | null, attentions: Attention[], predictions: Predictions | null, vocabulary: Record<string, string>, start: {part: string, row: number, heads: [number, number][], temperature: number, top_k: number, top_p: number, min_p: number, words: boolean, weights: "norm" | "raw"}, limits: Limit[]}} Doc */
 /** @typedef {{format: number, tool: string, documents: Doc[], comparison: any}} Payload */
 
 const ALIGNED = 8;

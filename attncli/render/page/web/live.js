@@ -5,7 +5,7 @@ import { createCurves } from "./curves.js";
 import { decode } from "./data.js";
 import { element, fill, fillOptions, write } from "./dom.js";
 import { fixed, percent, text } from "./format.js";
-import { change, onChange, state } from "./state.js";
+import { change, keepText, onChange, state } from "./state.js";
 
 /** @typedef {import("./data.js").Payload} Payload */
 /** @typedef {{id: number, label: string, model: number, drawn: number}} Chance */
@@ -106,6 +106,7 @@ class Live {
     this.found = [];
     this.typed = state.text;
     this.typedTarget = state.target; // the beginning of the translation, without the drawn tokens
+    this.first = ""; // the name of the model that the server was started with
     this.later = 0; // the timer of the request for cuts
     this.brief = true; // whether the document has only what the view showed that it was asked for
     this.status = element("p", { class: "note", role: "status" });
@@ -126,7 +127,8 @@ class Live {
 }
 
 /**
- * Builds the controls of the live page, and asks for the first document.
+ * Builds the controls of the live page, and asks for the first document. Returns a function that shows the text and the
+ * model of the state, after the browser went back to them.
  * @param {HTMLElement} holder
  * @param {Server} server
  * @param {(payload: Payload) => void} show
@@ -134,10 +136,15 @@ class Live {
 export function createLive(holder, server, show) {
   const live = new Live(server, show);
   const { area, target, targetLabel, models, writing, status, drawn, curves } = live;
-  area.addEventListener("input", () => edited(live));
+  area.addEventListener("input", (event) => {
+    edited(live);
+    if (/** @type {InputEvent} */ (event).inputType === "insertLineBreak") keepText();
+  });
   target.addEventListener("input", () => edited(live));
+  for (const field of [area, target]) field.addEventListener("change", keepText);
   models.addEventListener("focus", () => server.get("models").then((listed) => listModels(live, listed)).catch(() => {})); // keeps the list
   models.addEventListener("change", () => {
+    keepText();
     change({ model: models.value });
     target.value = "";
     targetLabel.hidden = !live.translates;
@@ -158,6 +165,13 @@ export function createLive(holder, server, show) {
     if (changed.has("view") && live.brief && ["layers", "steps"].includes(state.view)) report(live, refresh(live));
   });
   report(live, server.get("models").then((listed) => begin(live, listed)));
+  return () => {
+    models.value = state.model || live.first;
+    targetLabel.hidden = !live.translates;
+    area.value = state.text || text(live.translates ? "live.example.translate" : "live.example");
+    target.value = state.target;
+    edited(live);
+  };
 }
 
 /**
@@ -195,6 +209,7 @@ function begin(live, listed) {
   const { models, area, targetLabel } = live;
   listModels(live, listed);
   models.value = state.model || listed.first;
+  live.first = listed.first;
   targetLabel.hidden = !live.translates;
   if (!state.text) {
     area.value = text(live.translates ? "live.example.translate" : "live.example");
@@ -232,6 +247,7 @@ async function refresh(live) {
  * @param {Live} live
  */
 async function rest(live) {
+  keepText();
   const payload = await live.server.page(true);
   live.brief = false;
   live.show(payload);
@@ -261,6 +277,7 @@ function edited(live) {
 async function draw(live) {
   const { server, writing, area, target, typed, typedTarget, ids } = live;
   const { temperature, top_k, top_p, min_p } = state;
+  if (!ids.length) keepText();
   const response = await server.post("next", { ...asked(), text: typed, target: typedTarget || null, ids, temperature, top_k, top_p, min_p, seed: seedOf(writing.seed) });
   /** @type {Drawn} */
   const found = await response.json();

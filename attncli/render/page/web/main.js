@@ -15,7 +15,7 @@ import { createNext } from "./next.js";
 import { createOverview } from "./overview.js";
 import { Page } from "./page.js";
 import { saveButtons, showOnPaper } from "./picture.js";
-import { change, fromStart, onChange, startState, state, TYPED } from "./state.js";
+import { change, fromStart, onChange, setInitial, startState, state, TYPED } from "./state.js";
 import { createSteps } from "./steps.js";
 import { createStrip } from "./strip.js";
 import { createToolbar, labelled, select } from "./toolbar.js";
@@ -63,9 +63,9 @@ function initialState(payload) {
     cut: "none",
     everywhere: true,
     temperature: first?.temperature ?? 1,
-    top_k: 0,
-    top_p: 1,
-    min_p: 0,
+    top_k: first?.top_k ?? 0,
+    top_p: first?.top_p ?? 1,
+    min_p: first?.min_p ?? 0,
     step: 1,
     theme: "auto",
     language: systemLanguage(),
@@ -145,13 +145,13 @@ function showFile(payload) {
 }
 
 function startLive() {
-  startState(initialState(null));
+  startState(initialState(null), () => restore());
   setLanguage(state.language);
   showTheme();
   const server = new Server();
   /** @type {Payload | null} */
   let before = null;
-  createLive(element_("live"), server, (payload) => {
+  const restore = createLive(element_("live"), server, (payload) => {
     follow(before, payload);
     before = payload;
     show(payload, server);
@@ -160,7 +160,8 @@ function startLive() {
 
 /**
  * Changes the state for the next document of the live page: the attention, the heads and the row that it starts with,
- * unless the ones that are shown exist in it. A row other than the last one stays.
+ * unless the ones that are shown exist in it. A row other than the last one stays. The temperature and the filters are
+ * those of the model, unless they were changed.
  * @param {Payload | null} before
  * @param {Payload} payload
  */
@@ -176,6 +177,8 @@ function follow(before, { documents }) {
   if ((last || other) && !("row" in asked)) values.row = start.row;
   if (other && before) Object.assign(values, { column: null, cut: "none" });
   Object.assign(state, values);
+  const { temperature, top_k, top_p, min_p } = start;
+  if (other) setInitial({ temperature, top_k, top_p, min_p });
 }
 
 /** @param {string} id */

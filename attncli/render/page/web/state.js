@@ -63,17 +63,59 @@ let initial = {};
 const pending = new Set();
 
 /**
- * Sets the initial state, then what the address says. A link to another view of this page loads the page again.
+ * Sets the initial state, then what the address says. A link to another view of this page loads the page again. On the
+ * live page, the browser's Back and Forward change the text only, and call `restored`.
  * @param {State} values
+ * @param {() => void} [restored]
  */
-export function startState(values) {
+export function startState(values, restored) {
   initial = { ...values };
   addressed = fromAddress(location.hash);
   Object.assign(state, values, addressed);
-  window.addEventListener("hashchange", () => location.reload());
+  window.addEventListener("hashchange", () => history.state || location.reload()); // a link has no history.state
+  if (!restored) return;
+  mark = "text";
+  history.replaceState(mark, "");
+  window.addEventListener("popstate", (event) => {
+    if (!event.state) return;
+    clearTimeout(waiting); // what is not written belongs to another entry of the history
+    const { text, target, model } = { ...initial, ...fromAddress(location.hash) };
+    Object.assign(state, { text, target, model });
+    restored();
+    kept = textOf(state);
+    writeAddress();
+  });
 }
+/** The state of the entries that this page adds to the history. @type {string | null} */
+let mark = null;
+
+/** Keeps the present text in the history: another text then gets an entry of its own. */
+export function keepText() {
+  if (kept && kept !== textOf(state)) writeAddress(); // a typed text is written when the typing pauses
+  kept = textOf(state);
+}
+/** The text that is kept; empty if the entry of the text is replaced by that of the next text. */
+let kept = "";
+
+/** @param {State} state */
+function textOf({ text, target, model }) {
+  return JSON.stringify([text, target, model]);
+}
+
 /** @type {Partial<State>} */
 let addressed = {};
+
+/**
+ * Changes initial values of the state, and the state where it has the initial value. The address decides before.
+ * @param {Partial<State>} values
+ */
+export function setInitial(values) {
+  for (const name of /** @type {(keyof State)[]} */ (Object.keys(values))) {
+    // @ts-ignore: the types of a name and its value agree
+    if (!(name in addressed) && state[name] === initial[name]) state[name] = values[name];
+  }
+  Object.assign(initial, values);
+}
 
 /** Returns the part of the state that the address gave when the page was opened. */
 export function fromStart() {
@@ -123,7 +165,9 @@ function writeAddress() {
   if (writes < 1) return writeLater();
   clearTimeout(waiting);
   writes -= 1;
-  history.replaceState(null, "", toAddress() || location.pathname + location.search);
+  const other = kept !== "" && kept !== textOf(state);
+  if (other) kept = "";
+  history[other && mark ? "pushState" : "replaceState"](mark, "", toAddress() || location.pathname + location.search);
 }
 let writes = MOST_WRITES; // that are allowed now
 let counted = 0; // the time at which they were counted
