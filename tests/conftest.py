@@ -1,11 +1,10 @@
-"""Fixtures of several rooms: the families, folders with a model, a separate cache for each test, and no network."""
+"""Fixtures of several rooms: families, folders with a model, an empty cache for each test, a browser, no network."""
 
 from __future__ import annotations
 
 import fcntl
 import functools
 import gc
-import itertools
 import os
 import re
 import shutil
@@ -31,6 +30,7 @@ from attncli.cli.process import delay_full_collections
 from attncli.model import native, native_library
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.training import recipe
+from tests.support.browser import Browser
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import QUICK, RECIPE
 from tests.support.models import FAMILIES
@@ -116,25 +116,40 @@ def in_c():
         pytest.skip("there is no C compiler")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_models():
+    """Lets the tests find neither a default model nor one that ships, and makes screens 80 columns wide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "_SHIPPED_FOLDERS", ())
+        patch.delenv("ATTNCLI_MODEL", raising=False)
+        patch.setenv("COLUMNS", "80")
+        yield
+
+
 @pytest.fixture(scope="session")
-def _caches(tmp_path_factory):
-    """Returns the paths of the caches of the tests. A cache in `tmp_path` would make that folder for every test."""
-    folder = tmp_path_factory.mktemp("caches")
-    return (folder / str(number) for number in itertools.count())
-
-
-@pytest.fixture(autouse=True)
-def _own_places(_caches, monkeypatch, compiled):
-    """Gives each test its own cache, except for the compiled network, and neither a default nor a shipped model."""
-    monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", ())
-    cache = next(_caches)
-    cache.mkdir()
+def _cache(tmp_path_factory, compiled):
+    """Returns a cache that contains the compiled network."""
+    cache = tmp_path_factory.mktemp("cache")
     (cache / "native").mkdir(mode=0o700)
     for library in compiled.glob("*.so"):
         shutil.copy(library, cache / "native")
-    monkeypatch.setenv("ATTNCLI_CACHE", str(cache))
-    monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(_cache):
+    """Gives each test a cache without what earlier tests have stored in it, except for the compiled network.
+
+    Making and removing a folder for each of thousands of tests would take longer than most of the tests.
+    """
+    for left in _cache.iterdir():
+        if left.is_file():
+            left.unlink()
+        elif left.name != "native":
+            shutil.rmtree(left)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNCLI_CACHE", str(_cache))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -150,8 +165,8 @@ def _quick_commands():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def _no_network():
     """Makes a test fail if it connects to another machine. A browser and a server are on this machine."""
     connect = socket.socket.connect
 
@@ -160,7 +175,23 @@ def _no_network(monkeypatch):
             return connect(self, address)
         raise AssertionError(f"a connection to {address} was tried")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _browser():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(_browser):
+    """Returns the browser of this worker, with a window of 1280 x 900 pixels on a light system."""
+    _browser.resize()
+    return _browser
 
 
 @pytest.fixture(scope="session")

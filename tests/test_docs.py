@@ -1,5 +1,6 @@
 """The pages show what their commands print and draw, and the page on JSON explains every key."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -9,6 +10,8 @@ from itertools import zip_longest
 import pytest
 
 from attncli.checkpoint.families.registry import FAMILIES
+from attncli.checkpoint.load import load_model
+from attncli.cli import loading
 from attncli.generation.sampling import FILTERS, LOGIT_STEPS
 from attncli.views import NAMED_VIEWS
 from tests.support.commands import keys_of
@@ -66,10 +69,19 @@ def differing_figures(ours, theirs):
     return [pair for pair in figures if not rounded_alike(*pair)]
 
 
+@functools.cache
+def read_once(*arguments):
+    return load_model(*arguments)
+
+
 @pytest.fixture
 def page_screen(monkeypatch):
-    """Sets the working directory and the environment in which docs/refresh.py runs commands."""
+    """Sets the working directory and the environment in which docs/refresh.py runs commands.
+
+    Each model is read once for all commands that do not generate. None of them changes its weights.
+    """
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(loading, "load_model", read_once)
     for name, value in refresh.SCREEN.items():
         monkeypatch.setenv(name, value)
 

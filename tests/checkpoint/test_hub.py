@@ -1,12 +1,13 @@
 """Models of the hub, from a local server in place of the hub: downloads, the cache and errors."""
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import hub
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
+from attncli.cli import main
 from attncli.errors import BadCheckpoint
 from attncli.text.tokenizer_training import byte_tokenizer
-from tests.support.forking import run_forked
+from tests.support.forking import Done, run_forked
 from tests.support.models import tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -125,13 +127,37 @@ def sharded(files, tmp_path):
 NEEDED = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
-def run(tmp_path, endpoint, *words, **environment):
-    """Runs a command line in a new process, because the hub's library reads the environment when it is imported."""
+def run_new(tmp_path, endpoint, *words, **environment):
+    """Runs a command line in a new process, whose environment the hub's library reads when it is imported."""
     left_out = ("HF_", "ATTNCLI_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     given = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     given |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"} | environment
     given["ATTNCLI_CACHE"] = os.environ["ATTNCLI_CACHE"]
     return run_forked(*words, folder=tmp_path, environment=given)
+
+
+def run(tmp_path, endpoint, *words, home="hf", offline=False):
+    """Runs a command line in this process, with the constants that the hub's library reads from the environment."""
+    from huggingface_hub import constants
+
+    made = {
+        "ENDPOINT": endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / home / "hub"), "HF_TOKEN_PATH": str(tmp_path / home / "token"),
+        "HF_HUB_OFFLINE": offline,
+    }  # fmt: skip
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.chdir(tmp_path)
+        patch.setenv("NO_PROXY", "*")
+        patch.delenv("HF_TOKEN", raising=False)
+        for name, value in made.items():
+            assert hasattr(constants, name)
+            patch.setattr(constants, name, value)
+        code = main.run(list(words))
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def downloaded(tmp_path):
@@ -143,22 +169,22 @@ GENERATE = ("generate", "Once", "-m", NAME, "-n", "8", "-t", "0")
 
 def test_a_model_of_the_hub_is_downloaded_once_and_then_read_without_a_connection(files, tmp_path):
     with standing_in(files) as (served, endpoint):
-        first = run(tmp_path, endpoint, *GENERATE)
+        first = run_new(tmp_path, endpoint, *GENERATE)
         assert (first.returncode, first.stderr) == (0, "")
         assert downloaded(tmp_path) == NEEDED | {"model.safetensors"}
         served.asked.clear()
-        again = run(tmp_path, endpoint, *GENERATE)
+        again = run_new(tmp_path, endpoint, *GENERATE)
         assert again.stdout == first.stdout
         assert not any("/resolve/" in line for line in served.asked)
     for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
-        offline = run(tmp_path, endpoint, *GENERATE, **environment)
+        offline = run_new(tmp_path, endpoint, *GENERATE, **environment)
         assert (offline.returncode, offline.stdout, offline.stderr) == (0, first.stdout, "")
-    assert json.loads(run(tmp_path, endpoint, "info", "-m", NAME, "--json").stdout)["name"] == NAME
+    assert json.loads(run_new(tmp_path, endpoint, "info", "-m", NAME, "--json").stdout)["name"] == NAME
 
 
 def test_shards_of_the_hub_are_downloaded_as_their_index_says(sharded, files, tmp_path):
     with standing_in(files) as (_, endpoint):
-        whole = run(tmp_path, endpoint, *GENERATE, HF_HOME=str(tmp_path / "other"))
+        whole = run(tmp_path, endpoint, *GENERATE, home="other")
     with standing_in(sharded) as (_, endpoint):
         found = run(tmp_path, endpoint, *GENERATE)
     assert (found.returncode, found.stdout) == (0, whole.stdout)
@@ -242,13 +268,11 @@ def test_of_a_bad_index_nothing_is_downloaded(sharded, tmp_path):
         assert not any("evil" in line for line in served.asked)
 
 
-@pytest.mark.parametrize("offline", ["0", "1"])
+@pytest.mark.parametrize("offline", [False, True])
 def test_without_a_connection_the_hint_is_to_give_a_directory(tmp_path, offline):
-    found = run(tmp_path, "http://127.0.0.1:9", "tokenize", "a", "-m", NAME, HF_HUB_OFFLINE=offline)
+    found = run(tmp_path, "http://127.0.0.1:9", "tokenize", "a", "-m", NAME, offline=offline)
     assert found.returncode == 3
-    assert (
-        f"not in the hub's cache, and {'HF_HUB_OFFLINE is set' if offline == '1' else 'the hub cannot'}" in found.stderr
-    )
+    assert f"not in the hub's cache, and {'HF_HUB_OFFLINE is set' if offline else 'the hub cannot'}" in found.stderr
     assert "give a directory" in found.stderr
 
 

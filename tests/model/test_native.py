@@ -251,7 +251,7 @@ NARROW = [
 
 
 @pytest.mark.parametrize(("name", "kind"), [*((name, "f32") for name in EVERY), *NARROW])
-@settings(deadline=None, max_examples=4)
+@settings(deadline=None, max_examples=3)
 @given(calls=st.lists(CALL, max_size=20), threads=st.sampled_from([1, 2, 3]))
 def test_every_split_of_texts_into_calls_gives_identical_bits(name, kind, calls, threads):
     """Reads several texts at once, in segments of any length; reads some again, and some wrongly at first."""

@@ -65,7 +65,7 @@ def tokenizer():
     return train_tokenizer([story(300)], "bpe", 300)
 
 
-NEW = 16  # generated tokens, which is more than a window; `compare` reads 100 positions
+NEW = 8  # generated tokens, which is more than a window; `compare` reads 100 positions
 
 
 def their_config(name):
@@ -156,9 +156,7 @@ def test_a_directory_of_transformers_is_read_and_our_copy_is_read_by_both(name, 
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in again.state_dict().items())
     rewritten = read_by_them(tmp_path / "again")
     compare(again, rewritten)
-    assert (
-        their_greedy(rewritten, prompt, tokenizer.end_of_text, 8) == found[:8]
-    )  # `again` equals `ours` to the last bit
+    assert their_greedy(rewritten, prompt, tokenizer.end_of_text, 4) == found[:4]  # `again` equals `ours`, all bits
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])

@@ -72,8 +72,8 @@ def finding(view, texts, focus=None, layers=3, heads=4):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
-@pytest.mark.parametrize("length", [1, 2, 7, 70])
+@pytest.mark.parametrize("width", [30, 40, 80, 200])
+@pytest.mark.parametrize("length", [1, 7, 70])
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_fits_its_width_and_escapes_hostile_text(view, length, width):
     for words in (ENGLISH, FOREIGN, [HOSTILE]):

@@ -11,7 +11,7 @@ from attncli.render.escape import id_label, token_label
 from attncli.render.page.assemble import live_page
 from attncli.serve.server import address_of, open_socket
 from attncli.text.tokenizer_training import train_tokenizer
-from tests.support.browser import Browser, needs_chromium
+from tests.support.browser import needs_chromium
 from tests.support.checkpoints import load, write_random_model, write_random_translator
 from tests.support.serving import LONG, running
 from tests.support.texts import story
@@ -75,13 +75,6 @@ def folder(tmp_path_factory):
     write_random_model(path / "checkpoints/other", tokenizer, layers=1)
     write_random_translator(path / "checkpoints/t", artificial_tokenizer())
     return path
-
-
-@pytest.fixture(scope="module")
-def _browser():
-    browser = Browser()
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.folders import cache_folder
 from attncli.text import documents as documents_module
 from attncli.text import encode as encode_module
 from attncli.text import progress, reading, token_cache
@@ -337,7 +338,7 @@ def test_a_file_that_changes_between_readings_is_refused(tmp_path, change):
         write(tmp_path / "f.txt", {"longer": text + "x", "shorter": text[:-1], "other": text.upper()}[change])
     with pytest.raises(BadInput, match=r"f\.txt changed"):
         prepare(read, CorpusConfig())
-    assert not list((tmp_path / "cache" / "tokens").glob("*"))
+    assert not list((cache_folder() / "tokens").glob("*"))
 
 
 def peak_memory(work):

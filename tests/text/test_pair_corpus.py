@@ -18,6 +18,7 @@ from attncli.text.pairs import Pair, pairs_from
 from attncli.text.progress import Progress, ProgressMeter
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_pair_tokenizer, train_tokenizer
+from tests.support.corpora import entries
 
 NUMBERS = [("one", "eins"), ("two", "zwei"), ("three", "drei"), ("four", "vier"), ("five", "fünf")]
 ANIMALS = [("dogs", "Hunde"), ("cats", "Katzen"), ("horses", "Pferde"), ("birds", "Vögel")]
@@ -188,9 +189,10 @@ def test_another_tokenizer_or_other_pairs_have_their_own_entry():
         ("train.target.lengths", None),
     ],
 )
-def test_a_damaged_entry_is_written_again(name, damage, tmp_path):
+def test_a_damaged_entry_is_written_again(name, damage):
     made = prepare_pairs(pairs_of(), CONFIG)
-    [file] = tmp_path.glob(f"cache/tokens/*/{name}")
+    [entry] = entries()
+    file = entry / name
     whole = file.read_bytes()
     if damage is None:
         file.unlink()
@@ -201,7 +203,7 @@ def test_a_damaged_entry_is_written_again(name, damage, tmp_path):
     assert file.read_bytes() == whole
 
 
-def test_a_full_disk_leaves_no_entry(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_entry(monkeypatch):
     write = Path.write_bytes
 
     def limited(path, data):
@@ -212,7 +214,7 @@ def test_a_full_disk_leaves_no_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", limited)
     with pytest.raises(OutOfRoom, match=r"has no room: about [\d,]+ bytes are needed, [\d,]+ were written"):
         prepare_pairs(pairs_of(), CONFIG)
-    assert [*tmp_path.glob("cache/tokens/*")] == []
+    assert entries() == []
 
 
 def test_a_vocabulary_is_learned_from_an_even_part_of_many_pairs(monkeypatch):

@@ -1,4 +1,4 @@
-"""Fixtures of the browser tests: a browser for each process, and pages of tiny models."""
+"""Pages of tiny models."""
 
 import functools
 
@@ -6,23 +6,8 @@ import pytest
 
 from attncli.pages import html_page
 from attncli.views import ViewOptions, text_of
-from tests.support.browser import Browser
 from tests.support.checkpoints import load, write_random_translator
 from tests.support.translation import artificial_tokenizer
-
-
-@pytest.fixture(scope="session")
-def _browser():
-    browser = Browser()
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def browser(_browser):
-    """Returns a browser with a window of 1280 x 900 pixels on a light system."""
-    _browser.resize()
-    return _browser
 
 
 @pytest.fixture(scope="session")
