@@ -36,7 +36,7 @@ from tests.support.commands import QUICK, RECIPE
 from tests.support.models import FAMILIES
 from tests.support.texts import story
 
-settings.register_profile("attncli", deadline=None)  # a slow machine is no failure
+settings.register_profile("attncli", deadline=None, max_examples=60)  # a slow machine is no failure
 settings.load_profile("attncli")
 
 

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.commands import ask, start
+from tests.support.forking import ForkedCommand, run_forked
 from tests.support.texts import story
 
 
@@ -44,20 +45,24 @@ def test_tokenize_without_a_model_shows_bytes(tmp_path, monkeypatch, capsys):
     assert "no model yet" in err
 
 
+def piped(text, *words, folder):
+    """Runs the command with this text as its standard input; returns its exit code, standard output and error."""
+    with ForkedCommand("tokenize", *words, folder=folder, stdin=subprocess.PIPE) as process:
+        written = process.communicate(text)
+    return process.returncode, *written
+
+
 def test_piped_text_precedes_the_argument(at_home):
-    process = start("tokenize", "sat", "--ids", folder=at_home, stdin=subprocess.PIPE)
-    both, _ = process.communicate("The cat\n")
-    alone, _ = start("tokenize", "The cat sat", "--ids", folder=at_home).communicate()
-    assert both == alone
-    process = start("tokenize", "-", "--ids", folder=at_home, stdin=subprocess.PIPE)
-    assert process.communicate("The cat sat\n")[0] == alone
+    alone = run_forked("tokenize", "The cat sat", "--ids", folder=at_home).stdout
+    assert piped("The cat\n", "sat", "--ids", folder=at_home) == (0, alone, "")
+    assert piped("The cat sat\n", "-", "--ids", folder=at_home) == (0, alone, "")
 
 
 def test_an_empty_pipe_is_bad_input(at_home):
     for words in ([], ["-"]):
-        process = start("tokenize", *words, folder=at_home, stdin=subprocess.PIPE)
-        assert "The text is empty." in process.communicate("")[1]
-        assert process.returncode == 3
+        code, _, err = piped("", *words, folder=at_home)
+        assert code == 3
+        assert "The text is empty." in err
 
 
 def test_a_closed_pipe_ends_the_command_without_an_error(at_home):

@@ -207,12 +207,12 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "gemma", "gpt2"])  # each kind of mask and of positions
 def test_explaining_a_long_text_allocates_no_square_matrix(name, monkeypatch):
     """Twice the tokens make the largest tensor at most twice as large. Whole weights would be four times as large."""
     in_stretches(monkeypatch, stretch=32)
     monkeypatch.setattr(checks, "_MOST_ELEMENTS", 1 << 12)
-    model = tiny_model(vocab_size=300, context=512, **FAMILIES[name])
+    model = tiny_model(vocab_size=300, context=512, layers=2, **FAMILIES[name])
     pieces = TOKENIZER.pieces(story(400))[:512]
     sizes = {}
     for length in (256, 512):

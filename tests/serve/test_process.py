@@ -12,16 +12,17 @@ import pytest
 
 from attncli.serve.server import address_of, open_socket
 from tests.support.commands import ask, start
+from tests.support.forking import ForkedCommand
 
 TOKEN = "correct-horse&battery=staple"
 LINE = re.compile(r"^m is at (http://(?:127\.0\.0\.1|\[::1\]):(\d+)/\S*) until Ctrl-C\n$")
 
 
 @contextmanager
-def serving(folder, *options):
+def serving(folder, *options, begin=ForkedCommand):
     """Starts the command on a free port; yields the process, its address and its port."""
     (folder / "checkpoints").mkdir(exist_ok=True)
-    process = start("serve", "-m", "m", "--port", "0", *options, folder=folder)
+    process = begin("serve", "-m", "m", "--port", "0", *options, folder=folder)
     try:
         line = process.stderr.readline()
         found = LINE.match(line)
@@ -30,7 +31,7 @@ def serving(folder, *options):
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+            process.communicate()
 
 
 def asked(port, path="/", method="GET", body=None, host="127.0.0.1", **headers):
@@ -58,7 +59,7 @@ def raw(port, *parts):
 def running(model_folder, compiled):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ATTNCLI_CACHE", str(compiled.parent))
-        with serving(model_folder) as one:
+        with serving(model_folder, begin=start) as one:
             yield one
 
 
@@ -154,7 +155,7 @@ def test_the_browser_opens_the_address_whose_token_opens_the_page(in_model_folde
 def ended(process, number):
     """Sends a signal to a server; returns its standard output and error, and its exit code."""
     process.send_signal(number)
-    return *process.communicate(timeout=60), process.returncode
+    return *process.communicate(), process.returncode
 
 
 def test_a_signal_ends_the_server_also_during_requests(in_model_folder):

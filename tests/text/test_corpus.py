@@ -39,7 +39,7 @@ def test_a_validation_fraction_outside_0_to_one_half_is_refused(fraction):
 # Splitting
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     texts=st.lists(st.text("ab\n", min_size=1, max_size=30).filter(str.strip), max_size=6),
     fraction=st.floats(1e-6, 0.5),
@@ -57,7 +57,7 @@ def test_a_split_keeps_the_whole_text_and_has_the_requested_sizes(texts, fractio
     assert len(texts) <= len(first) + len(last) <= len(texts) + 1
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(characters=st.integers(0, 10**12))
 def test_the_default_vocabulary_size_is_a_power_of_two_from_512_to_8192(characters):
     size = default_vocab_size(characters)
@@ -413,7 +413,7 @@ def numbered(length):
 SHAPE = {"length": st.integers(9, 400), "context": st.integers(1, 8), "seed": st.integers(0, 2**63 - 1)}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(**SHAPE, step=st.integers(0, 1000), batch_size=st.integers(1, 9))
 def test_every_row_of_a_batch_is_a_contiguous_range_of_the_ids(length, context, seed, step, batch_size):
     rows = batch(numbered(length), seed=seed, step=step, batch_size=batch_size, context=context)

@@ -39,7 +39,7 @@ WORDS = [
 WORDS_AND_SPACES = st.lists(st.sampled_from([*WORDS, *SPACES]), max_size=30).map("".join)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(
     texts=st.lists(st.tuples(WORDS_AND_SPACES, st.booleans()), max_size=4), ends=st.booleans(), most=st.integers(1, 40)
 )
@@ -78,7 +78,7 @@ def test_ids_above_65535_are_stored_in_a_larger_type():
     assert Encoder(huge, True).encode([(chr(0x31FFF), True)]).tolist() == [*huge.encode(chr(0x31FFF)), huge.end_of_text]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(
     texts=st.lists(st.text("ab \n\t", min_size=1, max_size=90), max_size=3),
     cuts=st.lists(st.integers(1, 30), min_size=1, max_size=6),

@@ -244,7 +244,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("files")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(contents=st.lists(MIXED, min_size=1, max_size=3), block=st.integers(4, 40), marked=st.booleans(), data=st.data())
 @example(contents=[f"a\n{END_OF_TEXT}"], block=14, marked=False, data=None)
 @example(contents=[f"a\n{END_OF_TEXT}\n"], block=16, marked=True, data=None)
@@ -270,7 +270,7 @@ def test_blocks_of_any_size_give_the_documents_of_the_whole_text(folder, content
     assert read_documents(paths).digest == read.digest
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(good=st.text("aé東🎉", max_size=12), block=st.integers(4, 12), marked=st.booleans())
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe6\x9d", b"\xed\xa0\x80", b"\0"])
 def test_blocks_of_any_size_give_the_offset_of_the_wrong_byte(folder, bad, good, block, marked):
@@ -283,7 +283,7 @@ def test_blocks_of_any_size_give_the_offset_of_the_wrong_byte(folder, bad, good,
                 read(path)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=st.text("aé東\r\n", min_size=1, max_size=12).filter(str.strip), block=st.integers(4, 12))
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "gb18030", "utf-7", "utf-8-sig", "euc-jp"])
 def test_blocks_of_any_size_are_read_in_the_given_encoding(folder, encoding, text, block):

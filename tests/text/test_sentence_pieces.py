@@ -77,7 +77,7 @@ def test_ids_and_decoding_are_those_of_transformers(both, text):
     check(both, text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     text=st.lists(
         st.one_of(st.sampled_from(["dog", " The", "ein ", "M", "ä", ".", " "]), st.characters(codec="utf-8"))

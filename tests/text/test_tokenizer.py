@@ -88,7 +88,7 @@ def with_examples(test):
 
 
 @with_examples
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 def test_any_text_is_decoded_from_its_ids(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -136,7 +136,7 @@ def test_an_id_outside_the_vocabulary_is_named(tokenizer, wrong):
 # Streams
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_the_chunks_of_a_stream_of_any_ids_join_to_their_decoding(tokenizer, data):
     ids = data.draw(arbitrary_ids(tokenizer))
@@ -144,7 +144,7 @@ def test_the_chunks_of_a_stream_of_any_ids_join_to_their_decoding(tokenizer, dat
     assert "".join(chunks) + rest == tokenizer.decode(ids)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_no_chunk_of_a_stream_ends_within_a_character(tokenizer, data):
     chunks, _ = streamed(tokenizer, data.draw(arbitrary_ids(tokenizer)))
@@ -152,7 +152,7 @@ def test_no_chunk_of_a_stream_ends_within_a_character(tokenizer, data):
 
 
 @with_examples
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 def test_a_stream_returns_each_character_as_soon_as_it_is_complete(tokenizer, text):
     """The stream has returned every character whose bytes are complete. Only U+FFFD is returned with the next id."""
@@ -184,7 +184,7 @@ def test_a_replacement_character_of_the_text_is_returned_too(tokenizer):
 
 
 @with_examples
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 def test_pieces_have_the_ids_of_the_text_and_cover_every_byte(tokenizer, text):
     pieces = tokenizer.pieces(text)
@@ -195,7 +195,7 @@ def test_pieces_have_the_ids_of_the_text_and_cover_every_byte(tokenizer, text):
 
 
 @with_examples
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 def test_pieces_of_a_text_and_of_its_ids_are_equal(tokenizer, text):
     assert tokenizer.pieces_of(tokenizer.encode(text)) == tokenizer.pieces(text)
@@ -214,7 +214,7 @@ def test_the_texts_of_the_pieces_of_any_ids_join_to_their_decoding(tokenizer, se
     assert text == tokenizer.decode(ids)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 @example(text="東京は")
 def test_the_parts_of_a_split_character_are_numbered(tokenizer, text):
@@ -251,7 +251,7 @@ def test_a_token_of_whole_characters_has_their_text():
 
 
 @with_examples
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 def test_a_piece_is_unfinished_if_its_bytes_end_within_a_character(tokenizer, text):
     taken = 0
@@ -264,7 +264,7 @@ def test_a_piece_is_unfinished_if_its_bytes_end_within_a_character(tokenizer, te
 # Kinds
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts())
 def test_the_ids_of_the_byte_kind_are_the_bytes(text):
     assert byte_tokenizer().encode(text) == list(text.encode())
@@ -626,7 +626,7 @@ def test_a_tokenizer_that_was_changed_is_refused_or_harmless(seed):
 # Stretches
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(text=texts(), length=st.integers(1, 20))
 def test_stretches_join_to_the_text(text, length):
     cut = list(stretches(text, length))
@@ -635,7 +635,7 @@ def test_stretches_join_to_the_text(text, length):
     assert all(len(stretch) <= 2 * length for stretch in cut)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     parts=st.lists(st.tuples(WORDS, st.sampled_from([" ", "  ", "\n", "\n\n", " \n ", ". "]))),
     length=st.integers(16, 40),
@@ -702,7 +702,7 @@ def of_transformers(sentencepiece, tmp_path_factory):
 SPACED = st.text("onupxa Ü東é", max_size=12)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @example(prompt="on", text="on up")
 @example(prompt="", text="on up")
 @example(prompt="東", text="東")
@@ -733,7 +733,7 @@ def test_the_name_of_a_token_equals_the_text_of_its_piece(sentencepiece):
     assert [piece.text for piece in sentencepiece.pieces_within(" on")] == [" on"]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @example(text="Ü x")
 @example(text=" Ü")
 @example(text=" on")
