@@ -4,6 +4,7 @@ import pytest
 
 from attncli.config import SampleConfig
 from attncli.explain.page.cuts import LiveCut, cut_effect
+from attncli.explain.page.document import page_document
 from attncli.explain.page.recomputed import UncutPass
 from attncli.explain.reading import Reading
 from attncli.library import load as load_model
@@ -327,7 +328,7 @@ window.fetch = (address, options) => {
   return answer({ train: curve, validation: curve, status });
 };
 window.told = [];
-const news = document.querySelector(".curves [role=status]");
+const news = document.querySelector(".curves [aria-live]");
 new MutationObserver(() => window.told.push(news.textContent)).observe(news, { childList: true });
 """
 FINISHED = """
@@ -342,7 +343,7 @@ def test_a_curve_goes_on_after_a_request_that_failed(page):
     page.driver.execute_async_script(FINISHED)
     page.settle()
     assert any("no answer" in told for told in page.run("return window.told"))
-    assert page.texts(".curves [role=status]") == [""]
+    assert page.texts(".curves [aria-live]") == [""]
     written = page.texts(".curves svg text")
     assert {"Step", "Loss in nats per token", "0", "1,000", "2,000", "5", "6", "7"} <= set(written)
     assert page.table(".curves .behind")[1:] == [["0", "7.0000"], ["1,000", "6.0000"], ["2,000", "5.0000"]]
@@ -421,3 +422,32 @@ def test_a_link_to_another_view_loads_the_live_page_again(page):
     shown(page)
     assert page.run("return window.before") is None
     assert page.texts(".tabs [aria-pressed=true]") == ["Map"]
+
+
+@pytest.mark.parametrize("kind", ["edge", "row", "column"])
+def test_a_cut_of_words_covers_all_their_tokens(kind, page, folder):
+    text = "The zebra sat near the quokka"
+    typed(page, text)
+    loaded = load(folder / "checkpoints/m")
+    pieces = loaded.pieces(text)
+    words = page_document(loaded, pieces).attentions[0].words.rows
+    last = len(words) - 1
+    long = next(at for at, word in enumerate(words) if len(word) > 1)
+    page.click("[name=words]")
+    page.click(f".columns .line-token:nth-child({long + 1})")
+    page.click(f"[data-cut={kind}]") if kind != "edge" else None
+    page.driver.execute_async_script(MEASURED)
+    rows = range(len(pieces)) if kind == "column" else words[last]
+    sources = [at for at in range(len(pieces)) if at not in words[last]] if kind == "row" else words[long]
+    edges = tuple((row, source) for row in rows for source in sources if source <= row)
+    effect = cut_effect(
+        UncutPass(Reading.of(loaded.model, pieces), loaded.tokenizer), "decoder", LiveCut(edges=edges), len(pieces) - 1
+    )
+    name = [f"[{last}] does not attend to", f"[{last}] attends to no other", f"[{long}] is cut"]
+    assert name[["edge", "row", "column"].index(kind)] in page.texts(".verdict p")[0]
+    shown = {row[0]: row[2] for row in page.table(".cut .behind")[1:]}
+    for id_, expected in zip(effect.candidates, effect.kept, strict=True):
+        found = float(shown[id_label(int(id_), loaded.tokenizer.name(int(id_)))].rstrip("%")) / 100
+        assert found == pytest.approx(expected, abs=1e-6)
+    assert not page.all(".verdict .tokens-note")
+    assert page.driver.get_log("browser") == []

@@ -221,3 +221,87 @@ def test_a_page_without_cuts_says_so(browser, loaded, tmp_path):
     file.write_text(page_file(payload([document.page_document(loaded, loaded.pieces(TEXT))]), "none"))
     browser.open(file, f"{AT}&cut=edge")
     assert "This page holds no cuts" in browser.find(".missing").text
+
+
+def words_of(loaded, text=TEXT):
+    """Returns the tokens of each word, as ranges."""
+    return document.page_document(loaded, loaded.pieces(text)).attentions[0].words.rows
+
+
+def test_another_token_is_followed(browser, page, loaded, predicted):
+    before, after = predicted(Without()), predicted(Without(edges=((ROW, COLUMN),)))
+    order = before.argsort(descending=True).tolist()
+    labels = [id_label(each, loaded.tokenizer.name(each)) for each in order]
+    browser.open(page(), f"{AT}&cut=edge")
+    offered = browser.texts('[name="token"] option')
+    assert offered == labels[: len(offered)]
+    assert len(offered) > 3
+    browser.choose("token", str(order[2]))
+    assert f"token={order[2]}" in browser.driver.current_url
+    (row,) = [row for row in shown(browser) if row[0] == labels[2]]
+    assert share(row[1]) == pytest.approx(before[order[2]].item(), abs=0.000_02)
+    assert share(row[2]) == pytest.approx(after[order[2]].item(), abs=0.000_02)
+    assert browser.find(".verdict .result").text.startswith(f"P({labels[2]}) ")
+    assert browser.texts(".ranking .note")[0].startswith(f"P({labels[2]}) ")
+    head = browser.find(".ranked-head").get_attribute("data-head")
+    cut = Cut(frozenset({(ROW, COLUMN)}), {int(head.split(".")[0]): [int(head.split(".")[1])]})
+    now = numbers(browser.find(".ranked-head .share").text.split(" → ")[1]) / 100
+    assert now == pytest.approx(predicted(Knockout([cut]))[order[2]].item(), abs=0.0051)
+    browser.run("document.querySelector('[data-token][aria-pressed=true]').focus()")
+    browser.press("ArrowDown", "Enter")
+    assert browser.find(".verdict .result").text.startswith(f"P({labels[3]}) ")
+    assert browser.find("[data-token]:focus").get_attribute("data-token") == str(order[3])
+    browser.press("Home", "Enter")
+    assert "token=" not in browser.driver.current_url  # the most probable one, whatever it is
+
+
+def test_a_token_without_an_exact_number_is_not_offered(browser, page, loaded, predicted):
+    """The file contains the three most probable tokens for edges in single heads, and more for other cuts."""
+    fifth = int(predicted(Without()).argsort(descending=True)[4])
+    label = id_label(fifth, loaded.tokenizer.name(fifth))
+    browser.open(page(), f"{AT}&cut=edge&token={fifth}&everywhere=false")
+    assert len(browser.texts('[name="token"] option')) == 3
+    first = browser.texts('[name="token"] option')[0]
+    assert browser.find(".verdict .result").text.startswith(f"P({first}) ")
+    browser.click('[name="everywhere"]')
+    assert browser.find(".verdict .result").text.startswith(f"P({label}) ")
+    assert browser.texts(".ranking .note")[0].startswith(f"P({label}) if one head is cut")
+
+
+def test_a_cut_of_words_says_which_tokens_are_cut(browser, page, loaded, predicted):
+    words = words_of(loaded)
+    long = next(at for at, word in enumerate(words) if len(word) > 1)
+    single = next(at for at, word in enumerate(words) if len(word) == 1)
+    later = next(at for at, word in enumerate(words) if len(word) == 1 and at > max(long, single))
+    row, column = words[later][-1], words[long][-1]
+    browser.open(page(), f"#words=true&row={row}&column={column}&cut=edge")
+    assert f"[{row}] → " in browser.find(".verdict .tokens-note").text
+    assert browser.find(".verdict .tokens-note").text.endswith(f"[{column}]")
+    assert f"[{column}]" in browser.find('[data-cut="edge"]').text
+    browser.open(page(), f"#words=true&row={row}&column={words[single][0]}&cut=edge")
+    assert not browser.all(".tokens-note")
+    assert browser.find('[data-cut="edge"]').text.endswith(f"[{single}]")  # a word of one token
+    assert f"[{later}] does not attend to" in browser.find(".verdict p").text
+
+
+def test_a_row_of_words_is_the_last_token_of_its_word(browser, page, loaded):
+    word = next(word for word in words_of(loaded) if len(word) > 1)
+    browser.open(page(), f"#words=true&row={word[0]}")
+    assert f"[{word[-1]}]" in browser.texts(".next h2")[0]
+    browser.click('[name="words"]')
+    assert f"[{word[0]}]" in browser.texts(".next h2")[0]
+
+
+def test_the_result_of_a_cut_stays_beside_a_picture_in_a_narrow_window(browser, page):
+    browser.open(page(), f"{AT}&cut=edge")
+    assert not browser.find(".brief").is_displayed()
+    browser.resize(390, 844)
+    browser.open(page(), f"{AT}&cut=edge")
+    brief = browser.find(".brief")
+    assert browser.find(".verdict .result").text in brief.text
+    assert browser.run("return arguments[0].getBoundingClientRect().bottom <= innerHeight", brief)
+    brief.click()
+    browser.settle()
+    assert browser.run("return document.querySelector('.cut').getBoundingClientRect().top < 300")
+    browser.click('[data-cut="edge"]')
+    assert not browser.find(".brief").is_displayed()

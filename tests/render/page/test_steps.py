@@ -123,3 +123,15 @@ def test_heads_and_rows_that_are_not_stored_offer_the_nearest(browser, model_fol
     assert "not for" in browser.find(".steps").text
     browser.click(".offers button")
     assert len(browser.all(".step")) == 9
+
+
+def test_steps_of_words_say_which_tokens_they_show(browser, page, model_folder):
+    loaded = load(model_folder / "checkpoints/m")
+    words = document.page_document(loaded, loaded.pieces(TEXT)).attentions[0].words.rows
+    long = next(word for word in words if len(word) > 1)
+    address = f"#view=steps&heads=1.2&row={words[-1][-1]}&column={long[-1]}"
+    browser.open(page(), f"{address}&words=true")
+    assert f"[{words[-1][-1]}]" in browser.find(".words-note").text
+    assert f"[{long[-1]}]" in browser.find(".words-note").text
+    browser.click('[name="words"]')
+    assert not browser.all(".words-note")

@@ -22,7 +22,7 @@ const TICKS = 4; // about as many numbers are written beside an axis
 export function createCurves(server) {
   const summary = element("summary");
   const runs = element("select", { name: "run" });
-  const news = element("p", { class: "note", role: "status" });
+  const news = element("p", { class: "note", "aria-live": "polite" });
   const picture = element("div");
   /** @type {Curves | null} */
   let found = null;

@@ -24,7 +24,7 @@ export function createLayers(page) {
   const table = tableBehind(() => tableOf(page));
   const whole = element("div", { class: "layers" }, heading, holder, table.element);
   const update = (/** @type {Set<string>} */ changed) => {
-    if (!["all", "row", "row2", "part", "language", "temperature"].some((name) => changed.has(name))) return;
+    if (!["all", "row", "row2", "part", "words", "language", "temperature"].some((name) => changed.has(name))) return;
     const rows = lensRows(page);
     table.element.hidden = heading.hidden = !rows.length;
     title.textContent = text("layers.title", { question: titleOf(page) });

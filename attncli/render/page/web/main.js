@@ -6,6 +6,7 @@ import { createCut } from "./cut.js";
 import { decode, fromBase64 } from "./data.js";
 import { element, fill, keepFocus, rebuild, roving } from "./dom.js";
 import { languages, number, setLanguage, text } from "./format.js";
+import { glossary } from "./glossary.js";
 import { createLayers } from "./layers.js";
 import { createLines } from "./lines.js";
 import { createLive, Server } from "./live.js";
@@ -22,7 +23,7 @@ import { createToolbar, labelled, select } from "./toolbar.js";
 
 /** @typedef {import("./data.js").Doc} Doc */
 /** @typedef {import("./data.js").Payload} Payload */
-/** @typedef {{element: HTMLElement, update: (changed: Set<string>) => void, picture?: () => SVGSVGElement}} View */
+/** @typedef {{element: HTMLElement, update: (changed: Set<string>) => void, brief?: HTMLElement, picture?: () => SVGSVGElement}} View */
 
 /** The views of the main area, in the order of their tabs. @type {[string, (page: Page) => View][]} */
 const VIEWS = [
@@ -62,6 +63,7 @@ function initialState(payload) {
     sort: "layer",
     cut: "none",
     everywhere: true,
+    token: null,
     temperature: first?.temperature ?? 1,
     top_k: first?.top_k ?? 0,
     top_p: first?.top_p ?? 1,
@@ -204,11 +206,11 @@ function header({ documents, tool }) {
   rebuild(holder, sentences, () => fill(holder, ...sentences.map((sentence) => element("p", { class: "note" }, sentence))));
 }
 
-/** Returns the choices of colors and language. */
+/** Returns the glossary, and the choices of colors and language. */
 function pageSettings() {
   const colors = select("theme", ["auto", "light", "dark", "contrast"].map((name) => [name, text(`theme.${name}`)]));
   const language = select("language", languages().map((name) => [name, text(`language.${name}`)]));
-  return [labelled("theme", colors), labelled("language", language)];
+  return [...glossary(), labelled("theme", colors), labelled("language", language)];
 }
 
 /**
@@ -233,7 +235,7 @@ function createText(page, count) {
     "section",
     { class: "text" },
     strip.element,
-    element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, paper, body, save), side),
+    element("div", { class: "split" }, element("div", { class: "main" }, count === 1 && controls, paper, body, save, ...panels.map(({ brief }) => brief)), side),
   );
   new ResizeObserver(() => whole.style.setProperty("--strip", `${strip.element.offsetHeight}px`)).observe(strip.element);
   const update = (/** @type {Set<string>} */ changed) => {

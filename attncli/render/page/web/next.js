@@ -34,7 +34,7 @@ export function createNext(page) {
   const table = tableBehind(() => tableOf(page));
   const whole = element("section", { class: "panel next" }, title, bars, controls, facts, table.element);
   const update = (/** @type {Set<string>} */ changed) => {
-    const relevant = ["all", "row", "row2", "part", "language", ...SETTINGS.map(({ name }) => name)];
+    const relevant = ["all", "row", "row2", "part", "words", "language", ...SETTINGS.map(({ name }) => name)];
     if (!relevant.some((name) => changed.has(name))) return;
     whole.hidden = !page.doc.predictions;
     if (whole.hidden) return;

@@ -1,7 +1,7 @@
 // @ts-check
 // One text on the page: its document, the attention that is shown, the row in focus, the selected heads.
 
-import { matrixOf, parseSelection, rowUnits, selectionName, unitOf } from "./measure.js";
+import { columnUnits, matrixOf, parseSelection, rowUnits, selectionName, unitOf } from "./measure.js";
 import { change, state } from "./state.js";
 
 /** @typedef {import("./data.js").Doc} Doc */
@@ -32,11 +32,23 @@ export class Page {
     return this.doc.attentions.find(({ part }) => part === state.part) ?? this.doc.attentions[this.doc.attentions.length - 1];
   }
 
-  /** The locked row, as a token. A row that the document does not have is replaced by the nearest one that it has. */
+  /**
+   * The locked row, as a token: of a word, the last token. A row that the document does not have is replaced by the
+   * nearest one that it has.
+   */
   get row() {
     const asked = this.index === 0 ? state.row : state.row2;
     const [first, count] = this.attention.stored;
-    return Math.max(first, Math.min(first + count - 1, Math.round(asked)));
+    const row = Math.max(first, Math.min(first + count - 1, Math.round(asked)));
+    const word = state.words && this.rows[unitOf(this.rows, row)];
+    return word ? word.stop - 1 : row;
+  }
+
+  /** The words of the locked row and of the source; null if tokens are shown, or if one of the two has no word. */
+  get words() {
+    const columns = columnUnits(this.attention, true);
+    const [row, column] = [this.rows[unitOf(this.rows, this.row)], columns[unitOf(columns, this.source)]];
+    return state.words && row && column ? { row, column } : null;
   }
 
   /** The row that pictures show: the one under the pointer, otherwise the locked row. */

@@ -23,6 +23,7 @@
  * @property {string} sort  the order of heads in the overview: layer, or a kind of head
  * @property {string} cut  what is cut: none, edge, row, column or head
  * @property {boolean} everywhere  whether a cut is made in all heads
+ * @property {number | null} token  the id of the token whose probability is followed; null for the most probable one
  * @property {number} temperature
  * @property {number} top_k
  * @property {number} top_p
@@ -36,7 +37,7 @@
  */
 
 /** @type {(keyof State)[]} */
-const NUMBERS = ["row", "row2", "column", "column2", "temperature", "top_k", "top_p", "min_p", "step"];
+const NUMBERS = ["row", "row2", "column", "column2", "token", "temperature", "top_k", "top_p", "min_p", "step"];
 /** @type {(keyof State)[]} */
 const FLAGS = ["words", "idle", "common", "everywhere"];
 /** The values of an address that are valid. @type {Partial<Record<keyof State, string[]>>} */

@@ -47,7 +47,7 @@ export function createSteps(page) {
   const table = tableBehind(() => componentTable(page));
   const whole = element("div", {}, holder, news, table.element);
   holder.addEventListener("keydown", keys);
-  const relevant = ["all", "row", "row2", "column", "column2", "heads", "part", "step", "language"];
+  const relevant = ["all", "row", "row2", "column", "column2", "heads", "part", "words", "step", "language"];
   const update = (/** @type {Set<string>} */ changed) => {
     if (!relevant.some((name) => changed.has(name))) return;
     const found = chosenArithmetic(page);
@@ -243,6 +243,7 @@ function unfolded(page, found) {
 function controls(page, found, count) {
   const title = element("h2", {}, text("steps.title", { head: headName(found.head), row: rowName(page, found), column: unitName(found.column) }));
   const sources = page.attention.columns.slice(0, found.scores.length);
+  const { words } = page;
   const choice = element(
     "select",
     { "data-key": "source", onchange: (/** @type {Event} */ event) => page.choose(Number(/** @type {HTMLSelectElement} */ (event.target).value)) },
@@ -253,6 +254,7 @@ function controls(page, found, count) {
     "div",
     { class: "step-controls" },
     title,
+    words && [words.row, words.column].some(({ start, stop }) => stop - start > 1) && element("p", { class: "note words-note" }, text("steps.words", { row: rowName(page, found), column: unitName(found.column) })),
     element("p", { class: "pair-shares" }, text("steps.both", { weight: percent(found.weights[found.column.start]), share: percent(found.share) })),
     element(
       "div",
