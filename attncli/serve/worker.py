@@ -59,7 +59,7 @@ class Job(Generic[T]):
             self.answer.set_exception(problem)
 
 
-class Steps(Protocol):
+class SteppedWork(Protocol):
     """Work that the model thread does one step at a time, between jobs."""
 
     def step(self) -> bool:
@@ -72,7 +72,7 @@ class Steps(Protocol):
 class ModelThread:
     """A thread that runs jobs in the order of their arrival."""
 
-    def __init__(self, waiting: int, steps: Steps | None = None) -> None:
+    def __init__(self, waiting: int, steps: SteppedWork | None = None) -> None:
         """At most `waiting` jobs wait while one runs. A job may give `steps` something to do."""
         self._most, self._steps = waiting, steps
         self._jobs: deque[Job[Any]] = deque()
