@@ -139,6 +139,7 @@ def run_new(tmp_path, endpoint, *words, **environment):
 def run(tmp_path, endpoint, *words, home="hf", offline=False):
     """Runs a command line in this process, with the constants that the hub's library reads from the environment."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
 
     made = {
         "ENDPOINT": endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
@@ -157,6 +158,7 @@ def run(tmp_path, endpoint, *words, home="hf", offline=False):
             assert hasattr(constants, name)
             patch.setattr(constants, name, value)
         code = main.run(list(words))
+        close_session()  # else the connections to this server stay open
     return Done(code, out.getvalue(), err.getvalue())
 
 
