@@ -38,6 +38,17 @@ def test_axe_finds_no_violation(browser, page, theme):
         assert [(view, one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found] == []
 
 
+@needs_tools
+@needs_chromium
+def test_axe_finds_no_violation_in_the_open_glossary(browser, page):
+    browser.open(page())
+    browser.click("[name=glossary]")
+    axe = (TOOLS / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    browser.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": axe})
+    found = browser.driver.execute_async_script(AXE, {})
+    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found] == []
+
+
 def test_the_script_is_small():
     assert len(assemble.compressed_script()) <= MOST_BYTES
 

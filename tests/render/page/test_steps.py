@@ -133,5 +133,6 @@ def test_steps_of_words_say_which_tokens_they_show(browser, page, model_folder):
     browser.open(page(), f"{address}&words=true")
     assert f"[{words[-1][-1]}]" in browser.find(".words-note").text
     assert f"[{long[-1]}]" in browser.find(".words-note").text
+    assert "no picture to save" in browser.texts(".main > div > .note")[-1]
     browser.click('[name="words"]')
     assert not browser.all(".words-note")

@@ -249,7 +249,7 @@ function createText(page, count) {
       fillTabs(tabs, name);
       if (view.element.parentElement !== body) fill(body, view.element);
       const { picture } = view;
-      rebuild(save, [name, state.language], () => fill(save, picture && saveButtons(page, name, picture)));
+      rebuild(save, [name, state.language], () => fill(save, picture ? saveButtons(page, name, picture) : element("p", { class: "note" }, text("save.none"))));
       if (inside && changed.has("view")) /** @type {HTMLElement | null} */ (document.querySelector('.tabs [aria-pressed="true"]'))?.focus();
     }
     strip.update(changed);
