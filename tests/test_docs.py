@@ -160,7 +160,7 @@ DOCUMENTS = [
     *(["explain", SENTENCE, "--view", view] for view in NAMED_VIEWS),
     ["heads", "--repeats", "1"],
     ["ablate", SENTENCE],
-    ["faithful", *[f"{SENTENCE} and looked at the water"] * 8],
+    ["faithful", *[f"{SENTENCE} again"] * 8],
     ["compare", SENTENCE, "He put his money in the bank", "--token", "bank"],
     ["neighbors", "dog"],
     ["analogy", "dog", "cat", "boy", "--expect", "girl"],
