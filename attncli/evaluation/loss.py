@@ -26,9 +26,18 @@ def losses(
 
     With the reduction `sum`, yields the sum () of the losses of some targets; with `none`, each of their losses.
     """
+    for logits, right in logits_of(model, hidden, targets):
+        yield F.cross_entropy(logits, right, ignore_index=UNSCORED, reduction=reduction)
+
+
+def logits_of(model: Transformer, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the logits (n, V) and the targets (n,) of some targets at a time, given all targets (N,).
+
+    `hidden` (N, C) is the input of the output head.
+    """
     at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
     for some, right in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True):
-        yield F.cross_entropy(model.unembed(some).float(), right, ignore_index=UNSCORED, reduction=reduction)
+        yield model.unembed(some).float(), right
 
 
 def refuse_not_finite(loaded: LoadedModel, score: Score) -> None:

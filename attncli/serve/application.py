@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from attncli.errors import AttnError
-from attncli.serve.guard import Access, Guard, bug
-from attncli.serve.refusal import Refusal, refusal_of, standard_refusal
-from attncli.serve.routes import cut, models, next, page, runs
+from attncli.serve.guard import Access, Guard
+from attncli.serve.refusal import Refusal, bug, refusal_of, standard_refusal
+from attncli.serve.routes import completions, cut, models, next, page, runs
 from attncli.serve.service import Service
 
 # To add a group of routes, write routes/NAME.py with a function `routes`, and add it here. What is asked passes the
@@ -24,6 +24,7 @@ GROUPS: tuple[Callable[[Service], list[BaseRoute]], ...] = (
     next.routes,
     models.routes,
     runs.routes,
+    completions.routes,
 )
 
 
@@ -43,16 +44,16 @@ def application(service: Service, access: Access) -> Guard:
 
 async def _standard(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
-    return standard_refusal(problem.status_code, problem.headers)
+    return standard_refusal(problem.status_code, problem.headers).response(request.url.path)
 
 
 async def _refused(request: Request, problem: Exception) -> Response:
     refusal = refusal_of(problem)
     if refusal is None:
         raise problem
-    return refusal.response()
+    return refusal.response(request.url.path)
 
 
 async def _bug(request: Request, problem: Exception) -> Response:
     """Answers a request that met a bug. Starlette then raises the exception again, and the guard prints it."""
-    return bug()
+    return bug().response(request.url.path)

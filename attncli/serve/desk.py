@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from attncli.serve.limits import Limits
-from attncli.serve.refusal import Refusal
+from attncli.serve.refusal import Refusal, too_slow
 from attncli.serve.worker import Job, ModelThread
 
 T = TypeVar("T")
@@ -52,26 +52,41 @@ class Desk:
         self._thread, self._limits = thread, limits
         self._last: OrderedDict[tuple[str, str], tuple[int, Job[Any] | None]] = OrderedDict()
 
-    async def run(self, request: Request, kind: str, order: Order | None, work: Callable[[], T]) -> T:
+    async def run(
+        self, request: Request, kind: str, order: Order | None, work: Callable[[], T], *, brief: bool = False
+    ) -> T:
         """Runs `work` in the model thread, and returns its result or raises its exception.
 
-        A request of a client supersedes its earlier ones of the same kind. Raises Refusal with status 409 for a request
-        that is superseded, and 503 for one that finds no place in the queue or takes too long.
+        Brief work takes a few milliseconds, and has a longer queue. A request of a client supersedes its earlier ones
+        of the same kind. Raises Refusal with status 409 for a request that is superseded, and 503 for one that finds no
+        place in the queue or takes too long.
         """
-        job = Job(work)
+        job = Job(work, brief=brief)
         self._supersede(kind, order, job)
         left = asyncio.ensure_future(_left(request))
         try:
             self._thread.submit(job)
             await asyncio.wait((job.answer, left), timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if not job.answer.done():
-                job.cancel(_unwanted() if left.done() else self._too_slow())
+                job.cancel(_unwanted() if left.done() else too_slow(self._limits.seconds))
             return await job.answer
         finally:
             left.cancel()
             job.cancel(_unwanted())  # does nothing if the job has an answer
             if order is not None and self._last.get((order.client, kind)) == (order.number, job):
                 self._last[order.client, kind] = order.number, None  # frees the work and the answer
+
+    async def while_here(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """Returns the result of `work`, which is cancelled when the client leaves."""
+        left, task = asyncio.ensure_future(_left(request)), asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _unwanted()
+            return await task
+        finally:
+            left.cancel()
+            task.cancel()
 
     def prepare(self, work: Callable[[], object]) -> None:
         """Runs `work` in the model thread before later requests. Nobody waits for it, or learns of its error."""
@@ -91,9 +106,6 @@ class Desk:
             earlier.cancel(_superseded(number, order.number))
         if len(self._last) > _CLIENTS:
             self._last.popitem(last=False)
-
-    def _too_slow(self) -> Refusal:
-        return Refusal(503, f"The model took longer than {self._limits.seconds:g} s.", "Give a shorter text.", retry=1)
 
 
 async def _left(request: Request) -> None:

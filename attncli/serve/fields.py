@@ -28,9 +28,7 @@ async def read_fields(request: Request, kind: type[T], limits: Limits) -> T:
     Raises Refusal: 415 for another type than JSON, 400 for fields that are missing, unknown, too long or of another
     type, and for those that the dataclass refuses; also the refusals of `read_body`.
     """
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != "application/json":
-        raise Refusal(415, "The request is not JSON.", "Send the header Content-Type: application/json.")
+    refuse_other_content(request)
     data = await read_body(request, limits)
     try:
         values = parse_object(data, Path(_WHERE))
@@ -38,6 +36,13 @@ async def read_fields(request: Request, kind: type[T], limits: Limits) -> T:
         return record_from_json(kind, values, _WHERE)
     except BadCheckpoint as problem:  # as the same checks of a file name it
         raise Refusal(400, problem.message, "docs/serving.md lists the fields of each address.") from None
+
+
+def refuse_other_content(request: Request) -> None:
+    """Raises Refusal with status 415 for a request that is not declared as JSON."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != "application/json":
+        raise Refusal(415, "The request is not JSON.", "Send the header Content-Type: application/json.")
 
 
 def _refuse_long_lists(kind: type, values: Mapping[str, Any], most: int) -> None:

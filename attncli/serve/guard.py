@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from attncli.render.escape import visible
 from attncli.serve.address import Names, authority, origin
 from attncli.serve.limits import Limits, Rate
-from attncli.serve.refusal import Refusal, refused
+from attncli.serve.refusal import Refusal, bug
 
 _METHODS = ("GET", "POST")
 _OWN_SITE = ("same-origin", "none")  # of Sec-Fetch-Site: our page, or the address bar
@@ -91,13 +91,13 @@ class Guard:
         try:
             answer = self._answer(scope)
         except Refusal as refusal:
-            answer = refusal.response()
+            answer = refusal.response(scope["path"])
         try:
             await (answer or self._app)(scope, receive, complete)
         except Exception:
             sys.stderr.write(visible(traceback.format_exc()))  # it may repeat what a client has sent
             if not begun:
-                await bug()(scope, receive, complete)
+                await bug().response(scope["path"])(scope, receive, complete)
 
     def _answer(self, scope: Scope) -> Response | None:
         """Returns an answer that needs no application; None for an allowed request. Raises Refusal for others."""
@@ -139,10 +139,3 @@ class Guard:
         other = any(origin(one) != host for one in origins) or len(origins) > 1
         if other or (not navigates and any(site not in _OWN_SITE for site in sites)):
             raise Refusal(403, "A page of another site asks.", "Ask from the page of this server, or without Origin.")
-
-
-def bug() -> Response:
-    """Returns the answer to a request that met a bug."""
-    return refused(
-        500, "This is a bug of attncli.", "The server goes on. The traceback is on its standard error.", None
-    )

@@ -32,6 +32,10 @@ class Limits:
     waiting: int = 16  # requests that wait for the model
     texts: int = 32  # that one model generates at the same time
     texts_waiting: int = 256  # that wait until others have ended
+    samples: int = 128  # of one prompt
+    prompts: int = 256  # of one request
+    new_tokens: int = 16_384  # of one sample
+    text_seconds: float = 600  # from a request for texts to the end of its answer
     cache_bytes: int = 2 << 30  # of the keys and values of one model
     seconds: float = 60  # from a request to its answer
     rate: float = 100  # requests per second of one address, on average

@@ -62,24 +62,30 @@ class ServedModel:
         A text with far more characters than the context has tokens is refused before it is tokenized, which takes a
         minute for a million characters and cannot be cancelled.
         """
-        context = self.loaded.model.config.context
-        characters = max(map(len, (text, pair or "", target or "")))
+        self.refuse_characters(text, pair or "", target or "")
+        longest = len(self.loaded.pieces(text))
+        if pair is not None and self.loaded.model.config.segments > 1:
+            longest = len(self.loaded.pieces(text, pair))
+        if target is not None and self.loaded.translates:
+            longest = max(longest, len(self.loaded.target(target)))
+        self.refuse_tokens(longest)
+
+    def refuse_characters(self, *texts: str) -> None:
+        """Raises Refusal with status 422 for a text with too many characters to tokenize."""
+        context, characters = self.loaded.model.config.context, max(map(len, texts))
         if characters > CHARACTERS_PER_TOKEN * context:
             raise Refusal(
                 422,
                 f"The text has {characters:,} characters, and the model reads at most {context:,} tokens.",
                 "Give a shorter text.",
             )
-        longest = len(self.loaded.pieces(text))
-        if pair is not None and self.loaded.model.config.segments > 1:
-            longest = len(self.loaded.pieces(text, pair))
-        if target is not None and self.loaded.translates:
-            longest = max(longest, len(self.loaded.target(target)))
-        if longest > context:
+
+    def refuse_tokens(self, count: int) -> None:
+        """Raises Refusal with status 422 for more tokens than the context has."""
+        context = self.loaded.model.config.context
+        if count > context:
             raise Refusal(
-                422,
-                f"The text has {longest:,} tokens, and the model reads at most {context:,}.",
-                "Give a shorter text.",
+                422, f"The text has {count:,} tokens, and the model reads at most {context:,}.", "Give a shorter text."
             )
 
     @property
@@ -122,7 +128,7 @@ class Models:
             return held
         path = self._places.get(name) or next((entry.path for entry in known_models() if entry.name == name), None)
         if path is None:
-            raise Refusal(404, "There is no model of this name.", "GET /api/models lists the names.")
+            raise Refusal(404, "There is no model of this name.", "GET /api/models lists the names.", param="model")
         self._held.pop(name, None)
         while len(self._held) >= KEPT:
             self._held.popitem(last=False)

@@ -1,6 +1,7 @@
 """Refusal: the answer to a request that cannot be served, with its status, its words and its headers.
 
-Every answer of this kind has the same JSON body: {"error": {"message", "hint"}}. The words are ours: they contain no
+The JSON body is {"error": {"message", "hint"}}. For an address under /v1/, it has OpenAI's form instead, so that
+OpenAI's clients show the message: {"error": {"message", "type", "param", "code"}}. The words are ours: they contain no
 traceback, and no path of the file system.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -17,35 +19,71 @@ _STANDARD = {
     404: ("There is nothing at this address.", "GET / is the page."),
     405: ("This address does not answer this method.", "It answers the methods that the header Allow names."),
 }
+_OPENAI = "/v1/"  # the addresses whose errors have OpenAI's form
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+_CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "unavailable"}
 
 
 class Refusal(Exception):
     """Raised to answer a request with an error."""
 
     def __init__(
-        self, status: int, message: str, hint: str = "", *, retry: float | None = None, **headers: str
+        self,
+        status: int,
+        message: str,
+        hint: str = "",
+        *,
+        param: str | None = None,
+        retry: float | None = None,
+        **headers: str,
     ) -> None:
-        """`retry` is the number of seconds after which the client may ask again; the header Retry-After says it."""
+        """`param` is the field at fault, if it is one.
+
+        `retry` is the number of seconds after which the client may ask again; the header Retry-After says it.
+        """
         super().__init__(message)
-        self.status, self.message, self.hint = status, message, hint
+        self.status, self.message, self.hint, self.param = status, message, hint, param
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if retry is not None:
             self.headers["Retry-After"] = str(max(math.ceil(retry), 1))
 
-    def response(self) -> JSONResponse:
-        """Returns the response."""
-        return refused(self.status, self.message, self.hint, self.headers)
+    def response(self, path: str) -> JSONResponse:
+        """Returns the response to a request of an address, in the form that its clients read."""
+        body = {"error": self.openai_error} if path.startswith(_OPENAI) else {"error": self._error}
+        return JSONResponse(body, self.status, self.headers)
+
+    @property
+    def openai_error(self) -> dict[str, Any]:
+        """The error in OpenAI's form."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        words = f"{self.message} {self.hint}".strip()
+        return {"message": words, "type": kind, "param": self.param, "code": self._code}
+
+    @property
+    def _code(self) -> str | None:
+        return "model_not_found" if (self.status, self.param) == (404, "model") else _CODES.get(self.status)
+
+    @property
+    def _error(self) -> dict[str, Any]:
+        return {"message": self.message, "hint": self.hint}
 
 
-def refused(status: int, message: str, hint: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Returns a response with an error as JSON."""
-    return JSONResponse({"error": {"message": message, "hint": hint}}, status, dict(headers or {}))
+def bug() -> Refusal:
+    """Returns the refusal of a request that met a bug."""
+    return Refusal(500, "This is a bug of attncli.", "The server goes on. The traceback is on its standard error.")
 
 
-def standard_refusal(status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Returns the response for an error that Starlette found, such as 404."""
+def too_slow(seconds: float) -> Refusal:
+    """Returns the refusal of a request that took too long."""
+    return Refusal(503, f"The model took longer than {seconds:g} s.", "Give a shorter text.", retry=1)
+
+
+def standard_refusal(status: int, headers: Mapping[str, str] | None = None) -> Refusal:
+    """Returns the refusal for an error that Starlette found, such as 404."""
     message, hint = _STANDARD.get(status, ("This request cannot be answered.", ""))
-    return refused(status, message, hint, headers)
+    refusal = Refusal(status, message, hint)
+    refusal.headers |= dict(headers or {})
+    return refusal
 
 
 def refusal_of(problem: Exception) -> Refusal | None:

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from attncli.errors import UsageProblem
 from attncli.serve.guard import Guard
 from attncli.serve.limits import Limits
-from attncli.serve.refusal import refused
+from attncli.serve.refusal import Refusal
 from attncli.serve.service import Service
 
 _LAST_SECONDS = 1  # for the answers that are on their way when the server ends
@@ -90,7 +90,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
         if len(self.connections) > self.limits.connections:
-            self._end_with(503, f"More than {self.limits.connections} connections are open.", **{"Retry-After": "1"})
+            self._end_with(Refusal(503, f"More than {self.limits.connections} connections are open.", retry=1))
         else:
             self._end_in(self.limits.head_seconds)
 
@@ -126,12 +126,12 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # the answer to an earlier request is on its way
         else:
-            self._end_with(400, "This is not a request of HTTP/1.1.")
+            self._end_with(Refusal(400, "This is not a request of HTTP/1.1."))
 
-    def _end_with(self, status: int, message: str, **headers: str) -> None:
-        answer = refused(status, message, "", {**headers, "Connection": "close"})
-        head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
-        line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+    def _end_with(self, refusal: Refusal) -> None:
+        answer = refusal.response("")
+        head = "".join(f"{name}: {value}\r\n" for name, value in (*answer.headers.items(), ("connection", "close")))
+        line = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n"
         self.transport.write(f"{line}{head}\r\n".encode() + bytes(answer.body))
         self.transport.close()
 

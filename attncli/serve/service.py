@@ -37,7 +37,7 @@ class Service:
         """Returns the service of a page and a loaded model. Starts the model thread."""
         limits = limits or Limits()
         texts = Texts(limits)
-        thread = ModelThread(limits.waiting, texts)
+        thread = ModelThread(limits.waiting, texts, brief=limits.texts_waiting)
         models, readers = Models(first, thread), asyncio.Semaphore(_READERS)
         return cls(page, models, thread, texts, Desk(thread, limits), limits, readers)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +21,7 @@ from attncli.generation.events import Finished, Text, Token
 from attncli.model.count import cache_bytes_per_token
 from attncli.serve.limits import Limits
 from attncli.serve.models import ServedModel
-from attncli.serve.refusal import Refusal
+from attncli.serve.refusal import Refusal, too_slow
 
 SampleEvent = Text | Finished | Token
 Part = list[SampleEvent] | Exception | None  # the events of a step, what ended the request, or its end
@@ -32,20 +32,32 @@ _PROMPT_TOKENS = 256  # of new prompts that a step reads at most, so that runnin
 class TextRequest:
     """A request for one or more samples, and the events that its client has not got yet. Made in the event loop."""
 
+    seconds: float | None = None  # the longest time until its last event
     unfinished: int = 0  # samples; known to the model thread
     cancelled: bool = False
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _events: asyncio.Queue[Part] = field(default_factory=asyncio.Queue)
 
-    async def events(self) -> AsyncIterator[list[SampleEvent]]:
-        """Yields the events of each step until all samples have ended. Cancels the request when it is closed."""
+    async def events(self) -> AsyncGenerator[list[SampleEvent], None]:
+        """Yields the events of each step until all samples have ended. Cancels the request when it is closed.
+
+        Raises Refusal with status 503 for a request that takes too long.
+        """
+        end = None if self.seconds is None else self.loop.time() + self.seconds
         try:
-            while (events := await self._events.get()) is not None:
+            while (events := await self._next(end)) is not None:
                 if isinstance(events, Exception):
                     raise events
                 yield events
         finally:
             self.cancelled = True
+
+    async def _next(self, end: float | None) -> Part:
+        try:
+            async with asyncio.timeout_at(end):
+                return await self._events.get()
+        except TimeoutError:
+            raise too_slow(self.seconds or 0) from None
 
     def put(self, part: Part) -> None:
         """Hands a part to the client; called in the event loop."""

@@ -1,6 +1,7 @@
 """The model thread: runs jobs one after another, so that one model never computes two things at once.
 
-Between two jobs, it computes one step of the texts that are being generated. Steps go on while there are texts.
+Between two jobs, it computes one step of the texts that are being generated. Steps go on while there are texts. Brief
+jobs, which add texts, wait for one step together, so that many requests join a batch at once.
 
 A job is cancelled by the event loop at any time. If it waits, it never runs. If it runs, `check` raises Cancelled in
 the model thread. Every block of a loaded network calls `check` before it computes, because `watch` hooks it; so a
@@ -30,8 +31,8 @@ class Cancelled(BaseException):
 class Job(Generic[T]):
     """Something to compute in the model thread. Made and cancelled in the event loop."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[[], T], *, brief: bool = False) -> None:
+        self.work, self.brief = work, brief
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[T] = self._loop.create_future()
@@ -72,9 +73,9 @@ class SteppedWork(Protocol):
 class ModelThread:
     """A thread that runs jobs in the order of their arrival."""
 
-    def __init__(self, waiting: int, steps: SteppedWork | None = None) -> None:
-        """At most `waiting` jobs wait while one runs. A job may give `steps` something to do."""
-        self._most, self._steps = waiting, steps
+    def __init__(self, waiting: int, steps: SteppedWork | None = None, brief: int = 0) -> None:
+        """At most `waiting` jobs wait while one runs, and `brief` brief ones. A job may add to `steps`."""
+        self._most, self._steps = {False: waiting, True: brief}, steps
         self._jobs: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
         self._changed = threading.Condition()
@@ -88,10 +89,10 @@ class ModelThread:
             if self._ended:
                 raise _ends()
             self._jobs = deque(one for one in self._jobs if not one.cancelled)
-            if len(self._jobs) + (self._running is not None) > self._most:
-                raise Refusal(
-                    503, f"{self._most} requests already wait for the model.", "Ask again in a moment.", retry=1
-                )
+            jobs = [*self._jobs, *([] if self._running is None else [self._running])]
+            most = self._most[job.brief]
+            if sum(one.brief == job.brief for one in jobs) > most:
+                raise Refusal(503, f"{most} requests already wait for the model.", "Ask again in a moment.", retry=1)
             self._jobs.append(job)
             self._changed.notify()
 
@@ -124,6 +125,9 @@ class ModelThread:
             if job is not None:
                 self._work(job)
                 self._running = None
+                if job.brief and self._brief_follows():
+                    more = True  # what this job added has not had a step
+                    continue
             more = self._steps is not None and not self._ended and self._steps.step()
         if self._steps is not None:
             self._steps.end(_ends())
@@ -151,6 +155,10 @@ class ModelThread:
                 self._changed.wait()
             self._running = self._jobs.popleft() if self._jobs and not self._ended else None
             return self._running
+
+    def _brief_follows(self) -> bool:
+        with self._changed:
+            return not self._ended and bool(self._jobs) and self._jobs[0].brief
 
 
 def _ends() -> Refusal:

@@ -303,6 +303,12 @@ class Tokenizer:
         """
         return self.decode([id_], self._before_a_name)
 
+    def bytes_of(self, id_: int) -> bytes:
+        """Returns the UTF-8 bytes of a token inside a text; of an incomplete character, the bytes in this token."""
+        if self._holds_bytes or self._is_byte(id_):
+            return self._bytes(id_)
+        return self.name(id_).encode()
+
     @cached_property
     def _before_a_name(self) -> list[int]:
         """The ids that `name` decodes before a token.

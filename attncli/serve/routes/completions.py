@@ -1,0 +1,73 @@
+"""POST /v1/completions: texts that continue prompts, in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from attncli.generation.token_details import TokenDetails
+from attncli.serve.models import ServedModel
+from attncli.serve.openai.answers import Answer, usage_document
+from attncli.serve.openai.completion_fields import CompletionFields, Prompt
+from attncli.serve.openai.fields import read_text_fields
+from attncli.serve.openai.generating import EventStream, Generation, begin
+from attncli.serve.openai.prompts import ReadPrompt, read_prompt
+from attncli.serve.service import Service
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """Returns the route of completions."""
+
+    async def completions(request: Request) -> Response:
+        given = await read_text_fields(request, CompletionFields, service.limits)
+        config = given.sampling(max(given.max_tokens, 1))
+        read = await _scored(service, request, given)
+        details = None if given.logprobs is None else TokenDetails(given.logprobs)
+        served, generation = await begin(service, request, given, config, read, details, generates=given.max_tokens > 0)
+        answer = Answer(served.loaded.name, config.seed, served.loaded.tokenizer.bytes_of, given.logprobs is not None)
+        if given.stream:
+            return EventStream(generation, _chunks(answer, generation, usage=given.include_usage))
+        try:
+            deltas = await service.desk.while_here(request, generation.whole())
+        finally:
+            generation.cancel()
+        return JSONResponse(answer.document(deltas, _usage(generation)))
+
+    return [Route("/v1/completions", completions, methods=["POST"])]
+
+
+async def _scored(
+    service: Service, request: Request, given: CompletionFields
+) -> Callable[[ServedModel], Sequence[ReadPrompt]]:
+    """Returns a function that returns the prompts, for the model thread.
+
+    Prompts with log-probabilities are read in advance, in a job for each, so that running texts go on between them.
+    """
+    if not given.echo or given.logprobs is None:
+        return lambda served: [read_prompt(served, prompt, given) for prompt in given.prompts]
+
+    def read(prompt: Prompt) -> ReadPrompt:
+        return read_prompt(service.models.get(given.model), prompt, given)
+
+    found = [await service.desk.run(request, "prompt", None, partial(read, prompt)) for prompt in given.prompts]
+    return lambda served: found
+
+
+async def _chunks(
+    answer: Answer, generation: Generation, *, usage: bool
+) -> AsyncGenerator[Sequence[dict[str, Any]], None]:
+    async with aclosing(generation.deltas()) as steps:
+        async for deltas in steps:
+            yield [answer.chunk(delta, usage=usage) for delta in deltas]
+    if usage:
+        yield [answer.usage_chunk(_usage(generation))]
+
+
+def _usage(generation: Generation) -> dict[str, int]:
+    return usage_document(generation.prompt_tokens, generation.generated_tokens)
