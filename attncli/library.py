@@ -19,7 +19,7 @@ import torch
 from attncli import training
 from attncli.checkpoint.directory import name_of
 from attncli.checkpoint.load import LoadedModel, load_model
-from attncli.checkpoint.resolve import resolve_model
+from attncli.checkpoint.resolve import resolve_adapted, resolve_model
 from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
 from attncli.errors import UsageProblem
@@ -59,10 +59,18 @@ _OF_A_PAGE = ("head", "layer", "words", "weights", "temperature", "part", "targe
 _OF_A_SCREEN = ("plain", "csv", "npz", "compare_weights")  # the fields of ViewOptions that choose the output
 
 
-def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
+def load(
+    name: str | Path | None = None,
+    *,
+    adapter: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str = "",
+) -> Model:
     """Returns the model `name`: a directory, a name listed by `attncli models`, or owner/name on the Hugging Face hub.
 
-    None means the default model.
+    None means the default model. `adapter` is the directory of a LoRA adapter, which is merged into the weights. With
+    it, None means the model that the adapter was trained for.
 
     `device` is auto, cpu, cuda or mps. `dtype` is the type that texts are generated and scored with:
     auto, float32, bfloat16, float16 or, on a CPU, int8. auto means the default of each command. `revision` is a branch,
@@ -71,22 +79,26 @@ def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "
     Raises BadCheckpoint for a model that does not exist, UsageProblem for a device that does not exist, OutOfRoom for a
     download that does not fit.
     """
-    return Model(resolve_model(None if name is None else str(name), revision or None), device, dtype)
+    places = resolve_adapted(
+        None if name is None else str(name), None if adapter is None else str(adapter), revision or None
+    )
+    return Model(places.model, device, dtype, places.adapter)
 
 
 class Model:
     """A model on disk. The first method that needs the weights loads them."""
 
-    def __init__(self, path: Path, device: str = "auto", dtype: str = "auto") -> None:
-        """Stores the directory of a model. Programs call `load`, which finds the directory."""
-        self.path = path
+    def __init__(self, path: Path, device: str = "auto", dtype: str = "auto", adapter: Path | None = None) -> None:
+        """Stores the directories of a model and of an adapter. Programs call `load`, which finds them."""
+        self.path, self.adapter = path, adapter
         self._device, self._dtype = str(pick_device(device)), dtype
         self._engine = choose_engine(device, dtype)
         self._generator: tuple[LoadedModel, Backend] | None = None
         self._loaded: dict[str, LoadedModel] = {}
 
     def __repr__(self) -> str:
-        return f"Model({str(self.path)!r})"
+        adapter = "" if self.adapter is None else f", adapter={str(self.adapter)!r}"
+        return f"Model({str(self.path)!r}{adapter})"
 
     @property
     def name(self) -> str:
@@ -283,7 +295,7 @@ class Model:
         The backend of a CPU has its own copy of the weights.
         """
         if self._generator is None:
-            self._generator = self._engine.load(self.path)
+            self._generator = self._engine.load(self.path, self.adapter)
         return self._generator
 
     def _any(self) -> LoadedModel:
@@ -309,7 +321,7 @@ class Model:
         stored = pick_dtype("float32" if dtype == "int8" else dtype, place)
         kind = dtype if dtype == "int8" else dtype_name(stored)
         if kind not in self._loaded:
-            loaded = load_model(self.path, place, stored)
+            loaded = load_model(self.path, place, stored, self.adapter)
             if dtype == "int8":
                 round_to_int8(loaded.model)
             self._loaded[kind] = loaded

@@ -376,7 +376,7 @@ def test_an_adapter_and_a_gguf_file_are_refused_by_their_kind(text, capsys):
     Path("quantized").mkdir()
     Path("quantized/tiny.Q4_K_M.gguf").touch()
     told = {
-        "lora": ("holds an adapter (adapter_config.json)", "merge_and_unload()"),
+        "lora": ("holds an adapter (adapter_config.json)", "give --adapter"),
         "quantized": ("holds tiny.Q4_K_M.gguf, a GGUF file", "model.safetensors"),
         "quantized/tiny.Q4_K_M.gguf": ("is a GGUF file, which attncli does not read", "model.safetensors"),
     }

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from attncli.checkpoint.atomic import model_name_of, present
-from attncli.checkpoint.directory import CONFIG, RUN, TRAIN_FIRST, WEIGHTS, WHOLE_MODEL, file_status, read_json
+from attncli.checkpoint.directory import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    RUN,
+    TRAIN_FIRST,
+    WEIGHTS,
+    WHOLE_MODEL,
+    file_status,
+    read_json,
+)
 from attncli.checkpoint.lock import is_held
 from attncli.errors import BadCheckpoint
 from attncli.folders import models_folder
@@ -104,6 +113,25 @@ def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
         except BadCheckpoint as unknown:
             problem = problem or (None if folder is users else unknown)
     return found, problem
+
+
+def find_adapter(name: str) -> Path:
+    """Returns the directory of an adapter by its name, which may also be a path; searches as `find_model` does.
+
+    Raises BadCheckpoint if no adapter has this name.
+    """
+    users = models_folder()
+    found = None
+    for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
+        place = present(folder / name)
+        if place is not None and file_status(place / ADAPTER_CONFIG) is not None:
+            return place
+        found = found or place
+    if found is not None:
+        raise BadCheckpoint(
+            f"{found} is no adapter: it holds no {ADAPTER_CONFIG}.", "Give the directory of an adapter."
+        )
+    raise BadCheckpoint(f"There is no adapter {name!r}: no such directory.", "Give the directory of an adapter.")
 
 
 def is_model(path: Path) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from attncli.checkpoint.untrusted_json import parse_object, parse_object_lines
 from attncli.errors import COPY_AGAIN, BadCheckpoint
-from attncli.paths import is_file, look, read_regular, real, unreadable
+from attncli.paths import is_file, look, open_regular, read_regular, real, unreadable
 from attncli.text.sentence_pieces import SOURCE, TARGET, VOCABULARY, marian_tokenizer
 from attncli.text.tokenizer import Tokenizer
 
@@ -29,6 +29,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # maps each tensor to its shard
+ADAPTER_CONFIG = "adapter_config.json"  # the settings of a LoRA adapter, in the format of PEFT
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RUN = "run.json"  # the record of the run that trained the model
 METRICS = "metrics.jsonl"  # one report of the run on each line
 MANIFEST = "manifest.json"  # the sha256 of every file
@@ -41,10 +43,10 @@ LARGEST_CARD = 1 << 20  # bytes
 _LARGEST_JSON = 4 << 20
 _LARGEST_TOKENIZER = 64 << 20
 _LARGEST_METRICS = 256 << 20  # bytes; about a million reports
+_READ_AT_ONCE = 1 << 20  # bytes
 _MOST_SHARDS = 512  # all shards are open at once
 _HUB_PREFIX = "models--"  # the prefix of a model's directory in the hub's cache
-_ADAPTER = "adapter_config.json"  # the config of a peft adapter
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def name_of(path: Path) -> str:
@@ -86,18 +88,21 @@ def _read(path: Path, largest: int) -> bytes:
 def _missing(path: Path) -> BadCheckpoint:
     """Returns the error for a missing file of a model. The error says what the directory contains instead."""
     folder = path.parent
-    if is_file(folder / _ADAPTER):
-        return BadCheckpoint(
-            f"{folder} holds an adapter ({_ADAPTER}), which changes another model, and no {path.name}.",
-            "Merge it into that model with peft: merge_and_unload(), then save_pretrained(DIR), and give DIR.",
+    if is_file(folder / ADAPTER_CONFIG) and path.name != ADAPTER_WEIGHTS:
+        return BadCheckpoint.naming(
+            lambda named: (
+                f"{folder} holds an adapter ({ADAPTER_CONFIG}), which changes another model, and no {path.name}.",
+                f"Name that model, and give {named('adapter')} {folder}.",
+            )
         )
     ggufs = _named(folder, ("*.gguf",))
     if ggufs:
         return BadCheckpoint(f"{folder} holds {ggufs[0]}, a GGUF file, and no {path.name}.", WHOLE_MODEL)
     pickles, hint = _named(folder, _PICKLES), TRAIN_FIRST
+    what = "an adapter" if path.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) else "a model"
     if pickles:
         hint = f"It holds {pickles[0]}: pickled weights can run code, so they are never read. Save it as safetensors."
-    return BadCheckpoint(f"{folder} is not a model: it holds no {path.name}.", hint)
+    return BadCheckpoint(f"{folder} is not {what}: it holds no {path.name}.", hint)
 
 
 def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
@@ -202,6 +207,20 @@ class ModelFolder:
     def holds(self, name: str) -> bool:
         """Whether a file exists, or the manifest lists it."""
         return file_status(self.path / name) is not None or name in (self._digests or {})
+
+    def digest_of_weights(self) -> str:
+        """Returns the sha256 of the weights: of their file, as the manifest says, else of all their files together."""
+        if self._digests is not None and WEIGHTS in self._digests:
+            return self._digests[WEIGHTS]
+        digest = hashlib.sha256()
+        for path in sorted(self.path.glob("*.safetensors")):
+            try:
+                with open_regular(path) as file:
+                    while data := file.read(_READ_AT_ONCE):
+                        digest.update(data)
+            except OSError as problem:
+                raise unreadable(path, problem) from None
+        return digest.hexdigest()
 
     def foreign(self) -> list[str]:
         """Returns the names of the files and folders here that do not belong to a save of attncli."""

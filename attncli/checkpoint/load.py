@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.adapter import read_adapter
 from attncli.checkpoint.atomic import present
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import ModelFolder
@@ -41,6 +42,8 @@ class LoadedModel:
     forced: tuple[int, ...] = ()  # the tokens with which every target begins after `start_of_text`
     banned: frozenset[int] = frozenset()  # tokens that an encoder-decoder never generates
     forced_end: int | None = None  # the token that ends a target of an encoder-decoder at the limit of its length
+    adapter: Path | None = None  # the directory of the adapter that is merged into the weights
+    notes: tuple[str, ...] = ()  # warnings for the user
 
     def prompt(self, text: str) -> list[int]:
         """Returns the ids that the model continues: the tokens that open every text, then the tokens of this text.
@@ -107,22 +110,26 @@ class LoadedModel:
         return directory.name_of(self.path)
 
 
-def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+def load_model(path: Path, device: torch.device, dtype: torch.dtype | None, adapter: Path | None = None) -> LoadedModel:
     """Loads the model of a directory onto a device. The weights have `dtype`; None keeps the stored dtype.
 
+    The adapter in the directory `adapter` is merged into the weights, in float32, before they are rounded to the dtype.
     Raises BadCheckpoint for a file that is missing, damaged, unsafe or of another format.
     """
     while True:
-        before = _identity(path)
+        before = _identity(path), _identity(adapter)
         try:
-            return _load_model(present(path) or path, device, dtype)
+            place = None if adapter is None else present(adapter) or adapter
+            return _load_model(present(path) or path, device, dtype, place)
         except BadCheckpoint:
-            if _identity(path) == before:
-                raise  # else a training run has replaced the directory: read it again
+            if (_identity(path), _identity(adapter)) == before:
+                raise  # else a training run has replaced a directory: read it again
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path | None) -> tuple[int, int] | None:
     """Returns a value that changes when the directory at a path is replaced; None if there is no directory."""
+    if path is None:
+        return None
     try:
         status = path.stat()
     except OSError:
@@ -130,12 +137,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None, place: Path | None) -> LoadedModel:
     folder = ModelFolder(path)
     described = folder.json(directory.CONFIG)
     family, config = read_config(described, str(path / directory.CONFIG))
     tokenizer = _tokenizer_of(folder, config)
-    model = read_weights(folder, config, family.tensor_names, device, dtype)
+    adapter = None if place is None else read_adapter(place, config, family.tensor_names)
+    change = (lambda held, tensor: tensor) if adapter is None else adapter.change
+    model = read_weights(folder, config, family.tensor_names, device, dtype, change)
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = token_ids(settings.get("eos_token_id"), tokenizer) or token_ids(tokenizer.end_of_text, tokenizer)
     starts = token_ids(settings.get(_start_setting(config)), tokenizer) or ends or {0}
@@ -143,7 +152,12 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
         starts = {tokenizer.opening[0]}  # [CLS], which the settings of BERT do not name
     found = _constrained(Borders(min(starts), frozenset(ends)), settings, config, tokenizer, path)
     run = folder.json_if_any(directory.RUN)
-    return LoadedModel(model, tokenizer, path, run=run, **found._asdict())
+    if adapter is None:
+        return LoadedModel(model, tokenizer, path, run=run, **found._asdict())
+    notes = (note,) if (note := adapter.note_on(path)) else ()
+    return LoadedModel(
+        model, tokenizer, path, run=adapter.run or run, **found._asdict(), adapter=adapter.path, notes=notes
+    )
 
 
 def _constrained(

@@ -7,7 +7,7 @@ code is executed, and no file outside the directory is opened.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,31 +24,40 @@ from attncli.errors import BadCheckpoint
 from attncli.model.transformer import Transformer
 
 _FIRST_BLOCK = "blocks.0."
+Change = Callable[[StoredTensor, Tensor], Tensor]  # a tensor of a file -> the tensor that the model uses
 
 
 def read_weights(
-    folder: ModelFolder, config: ModelConfig, names: TensorNames, device: torch.device, dtype: torch.dtype | None
+    folder: ModelFolder,
+    config: ModelConfig,
+    names: TensorNames,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    change: Change = lambda held, tensor: tensor,
 ) -> Transformer:
     """Returns a model with the shape `config` and the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
     `names` are the tensor names of the model's family. The weights have the given dtype; None keeps the stored dtype.
-    The peak memory is the size of the weights plus one tensor in the stored dtype.
+    `change` returns each tensor of a file as it is used. The peak memory is the size of the weights plus one tensor in
+    the stored dtype.
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
         recognized = names.recognize((entry.name for file in files for entry in file.entries), config.tied)
         _check_layers(folder, files, config, names.count_layers(recognized.values()))
-        shapes = _shapes(config)
+        shapes = our_shapes(config)
         stored = names.stored(shapes)
-        expected = {name: _shape_of(held, shapes) for name, held in stored.items()}
+        expected = {name: stored_shape(held, shapes) for name, held in stored.items()}
         absent = _check_headers(files, recognized, expected, names.zeros)
         weights: dict[str, Tensor] = {}
         for file in files:
             unfit = ""
             for name, tensor in file.tensors(recognized.__contains__):
-                if not _finite(tensor):
+                held = stored[recognized[name]]
+                changed = change(held, tensor)
+                if not is_finite(changed):
                     unfit = unfit or name
-                weights |= _parts(stored[recognized[name]], tensor, shapes, device, dtype)
+                weights |= _parts(held, changed, shapes, device, dtype or tensor.dtype)
             if hashed:
                 folder.check(file.path.name, file.sha256())
             if unfit:
@@ -63,26 +72,22 @@ def read_weights(
     return model.eval().requires_grad_(False)
 
 
-def _finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether every value is finite. The check does not copy the tensor, even if its dtype has 16 bits."""
     return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 def _parts(
-    held: StoredTensor,
-    tensor: Tensor,
-    shapes: Mapping[str, torch.Size],
-    device: torch.device,
-    dtype: torch.dtype | None,
+    held: StoredTensor, tensor: Tensor, shapes: Mapping[str, torch.Size], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Splits a tensor of a file into the model's tensors; returns them by name, on `device` and in `dtype`."""
     whole = tensor.T if held.transposed else tensor[0] if held.as_row else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
-    moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
+    moved = (part.to(device, dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
     return dict(zip(held.ours, moved, strict=True))
 
 
-def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
+def stored_shape(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
     """Returns the shape that a tensor of a file must have."""
     rows = sum(shapes[name][0] for name in held.ours)
     shape = (rows, *shapes[held.ours[0]][1:])
@@ -132,7 +137,7 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
             )
 
 
-def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
+def our_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """Returns the shape of every tensor of a model, by the names of the attributes of `Transformer`.
 
     Builds a model of one layer per stack, because building many layers takes seconds.

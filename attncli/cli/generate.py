@@ -87,7 +87,7 @@ def _refuse_chat(source: ModelSource, truncate: bool) -> None:
         raise UsageProblem("--truncate would cut off the chat template.", "Leave out --truncate or --chat.")
     from attncli.cli.resolving import require_chat_template
 
-    require_chat_template(source.model, source.revision)  # before the import of torch, which takes seconds
+    require_chat_template(source)  # before the import of torch, which takes seconds
 
 
 def _texts(prompt: str | None, file: str | None) -> list[str]:

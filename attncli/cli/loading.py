@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attncli.checkpoint.load import LoadedModel, load_model
-from attncli.cli.resolving import find
+from attncli.cli.resolving import find_adapted
 from attncli.cli.shared import ModelSource
 from attncli.generation.loading import choose_engine
 from attncli.model.backend import Backend
@@ -15,12 +15,19 @@ from attncli.render.status import status
 
 def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
     """Loads and returns the model that the options choose. Raises BadCheckpoint, UsageProblem or OutOfRoom."""
-    path = find(source.model, source.revision)
+    found = find_adapted(source)
     place = pick_device(source.device)
-    status(f"reading {path.name}")
-    loaded = load_model(path, place, pick_dtype(dtype, place))
-    status(f"running {path.name}")
+    status(f"reading {found.model.name}")
+    loaded = load_model(found.model, place, pick_dtype(dtype, place), found.adapter)
+    _note(loaded)
     return loaded
+
+
+def _note(loaded: LoadedModel) -> None:
+    """Prints the notes on a loaded model."""
+    for note in loaded.notes:
+        print_note(note)
+    status(f"running {loaded.path.name}")
 
 
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
@@ -41,9 +48,9 @@ def load_to_generate(source: ModelSource, dtype: str, *, keep: bool = False) -> 
     engine = choose_engine(source.device, dtype)
     if engine.note:
         print_note(engine.note)
-    path = find(source.model, source.revision)
-    status(f"reading {path.name}")
-    loaded, backend = engine.load(path, keep=keep)
+    found = find_adapted(source)
+    status(f"reading {found.model.name}")
+    loaded, backend = engine.load(found.model, found.adapter, keep=keep)
     loaded.refuse_encoder("continues no text")
-    status(f"running {path.name}")
+    _note(loaded)
     return loaded, backend

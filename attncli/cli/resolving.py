@@ -6,8 +6,13 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attncli.checkpoint.catalog import MODELS_FOLDER, is_never_default, known_models, newest_model
+
+if TYPE_CHECKING:
+    from attncli.checkpoint.resolve import Places
+    from attncli.cli.shared import ModelSource
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -20,6 +25,13 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
     return resolve_model(model, revision, weights=weights, downloading=_downloading)
 
 
+def find_adapted(source: ModelSource, *, weights: bool = True) -> Places:
+    """Returns the directories of the model and of the adapter that the options choose. Downloads as `find` does."""
+    from attncli.checkpoint.resolve import resolve_adapted
+
+    return resolve_adapted(source.model, source.adapter, source.revision, weights=weights, downloading=_downloading)
+
+
 def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
     """Returns a context manager that shows a progress bar during the download of the model `name`."""
     from attncli.render.console import messages
@@ -28,11 +40,11 @@ def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]
     return downloading_bar(messages(), name)
 
 
-def require_chat_template(model: str | None, revision: str | None) -> None:
+def require_chat_template(source: ModelSource) -> None:
     """Raises UsageProblem for a model without a chat template, BadCheckpoint for an invalid one."""
     from attncli.checkpoint.chat import required_chat_template
 
-    required_chat_template(find(model, revision))
+    required_chat_template(find_adapted(source).model)
 
 
 def note_default(model: str | None) -> None:

@@ -57,7 +57,18 @@ class ModelChoice:
 class ModelSource(ModelChoice):
     """The options that choose a model and the device to load it on."""
 
+    adapter: str | None = option(
+        None,
+        "Merge this LoRA adapter into the model. Without -m, into the model that it was trained for.",
+        metavar="DIR",
+        rare=True,
+    )
     device: str = option_from(TrainConfig, "device")
+
+    @property
+    def again(self) -> str:
+        """The options that choose the same model and adapter in another command."""
+        return super().again + ("" if self.adapter is None else f" --adapter {shlex.quote(self.adapter)}")
 
 
 @dataclass(frozen=True, kw_only=True)

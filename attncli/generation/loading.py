@@ -31,17 +31,18 @@ class Engine:
     native: bool  # whether the backend is native.c
     note: str  # why native.c is not used or its compiled library cannot be stored; else empty
 
-    def load(self, path: Path, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
-        """Reads a model and returns it with its backend. Raises BadCheckpoint.
+    def load(self, path: Path, adapter: Path | None = None, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
+        """Reads a model, merges an adapter into it, and returns it with its backend. Raises BadCheckpoint.
 
         The native backend copies the weights; then the model's own weights are freed, unless `keep` is true. With the
         dtype `auto`, the native backend keeps the stored dtype: no precision is lost, and the fewest bytes are read.
         """
         if not self.native:
-            loaded = load_model(path, self.device, pick_dtype(self.dtype, self.device))
+            loaded = load_model(path, self.device, pick_dtype(self.dtype, self.device), adapter)
             return loaded, TorchBackend(loaded.model)
         stored = self.dtype in ("auto", "int8")
-        loaded = load_model(path, self.device, None if stored else pick_dtype(self.dtype, self.device))
+        dtype = None if stored else pick_dtype(self.dtype, self.device)
+        loaded = load_model(path, self.device, dtype, adapter)
         if not native.supports(loaded.model.config):
             loaded.model.to(pick_dtype("auto" if stored else self.dtype, self.device))
             return loaded, TorchBackend(loaded.model)

@@ -110,6 +110,7 @@ class Models:
         """The other models are loaded onto the device of the first one."""
         self._device, self._thread = first.model.device, thread
         self.first = first.name
+        self._adapter = first.adapter
         self._places = {first.name: first.path}  # the first model may be in none of the folders of `attncli models`
         self._held: OrderedDict[str, ServedModel] = OrderedDict()
         self._hold(first, first.name, _state(first.path))
@@ -133,7 +134,8 @@ class Models:
         while len(self._held) >= KEPT:
             self._held.popitem(last=False)
         state = _state(path)  # before: a model that is replaced while it is read is read again
-        return self._hold(load_model(path, self._device, torch.float32), name, state)
+        adapter = self._adapter if name == self.first else None
+        return self._hold(load_model(path, self._device, torch.float32, adapter), name, state)
 
     def _hold(self, loaded: LoadedModel, name: str, state: State) -> ServedModel:
         self._thread.watch(loaded.model)

@@ -1,4 +1,4 @@
-"""The library transformers, which is imported at its first use: every worker collects all tests, but few need it."""
+"""The libraries transformers and PEFT, imported at their first use: every worker collects all tests, few need them."""
 
 import importlib
 
@@ -14,3 +14,4 @@ class _Lazily:
 
 
 transformers = _Lazily("transformers")
+peft = _Lazily("peft")

@@ -10,7 +10,7 @@ from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
 from attncli.checkpoint.directory import CONFIG, ModelFolder
 from attncli.checkpoint.families.registry import config_from_json
 from attncli.checkpoint.hub import is_of_hub
-from attncli.cli.resolving import find
+from attncli.cli.resolving import find_adapted
 from attncli.cli.shared import ModelSource
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
@@ -86,7 +86,7 @@ def model_beside_pairs(words: Sequence[str], model: str | None) -> tuple[str | N
 
 def translates(source: ModelSource) -> bool:
     """Whether a model is an encoder-decoder. Reads its config only. Raises BadCheckpoint if there is no such model."""
-    path = find(source.model, source.revision, weights=False)
+    path = find_adapted(source, weights=False).model
     return config_from_json(ModelFolder(path).json(CONFIG), str(path / CONFIG)).encoder_layers > 0
 
 

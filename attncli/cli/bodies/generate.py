@@ -50,7 +50,7 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
         if not session.display.json:
             verification.show()
         verification.require()
-    note_default(session.source.model)
+    note_default(session.source.model or session.source.adapter)
 
 
 def _print_texts(
