@@ -8,12 +8,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from attncli.errors import AttnError
 from attncli.serve.guard import Access, Guard
 from attncli.serve.refusal import Refusal, bug, refusal_of, standard_refusal
-from attncli.serve.routes import completions, cut, models, next, page, runs
+from attncli.serve.routes import completions, cut, models, next, page, runs, status
 from attncli.serve.service import Service
 
 # To add a group of routes, write routes/NAME.py with a function `routes`, and add it here. What is asked passes the
@@ -25,13 +25,15 @@ GROUPS: tuple[Callable[[Service], list[BaseRoute]], ...] = (
     models.routes,
     runs.routes,
     completions.routes,
+    status.routes,
 )
 
 
 def application(service: Service, access: Access) -> Guard:
     """Returns the ASGI application of a server."""
+    routes = [route for group in GROUPS for route in group(service)]
     inner = Starlette(
-        routes=[route for group in GROUPS for route in group(service)],
+        routes=routes,
         exception_handlers={
             HTTPException: _standard,
             **dict.fromkeys((Refusal, AttnError, OSError, MemoryError, RuntimeError), _refused),
@@ -39,7 +41,8 @@ def application(service: Service, access: Access) -> Guard:
         },
     )
     inner.router.redirect_slashes = False
-    return Guard(inner, access, service.limits)
+    paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
+    return Guard(inner, access, service.limits, service.metrics, paths)
 
 
 async def _standard(request: Request, problem: Exception) -> Response:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import hmac
 import secrets
 import sys
+import time
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.requests import cookie_parser
@@ -21,9 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from attncli.render.escape import visible
 from attncli.serve.address import Names, authority, origin
 from attncli.serve.limits import Limits, Rate
+from attncli.serve.metrics import Metrics
 from attncli.serve.refusal import Refusal, bug
 
 _METHODS = ("GET", "POST")
+_PUBLIC = "/health"  # needs no token: a program that watches the server learns only that it runs
 _OWN_SITE = ("same-origin", "none")  # of Sec-Fetch-Site: our page, or the address bar
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -68,8 +73,12 @@ class Access:
 class Guard:
     """An ASGI application that lets only allowed requests through to another one."""
 
-    def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
+    def __init__(
+        self, app: ASGIApp, access: Access, limits: Limits, metrics: Metrics, paths: Mapping[Callable[..., Any], str]
+    ) -> None:
+        """`paths` has the path of each route by its function, for the metrics."""
         self._app, self._access, self._rate = app, access, Rate(limits.rate, limits.burst)
+        self._metrics, self._paths = metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request of HTTP. Ignores one of another protocol."""
@@ -77,12 +86,12 @@ class Guard:
             await self._app(scope, receive, send)
         if scope["type"] != "http":
             return
-        begun = False
+        status, began = 0, time.perf_counter()  # status 0: the answer has not begun
 
         async def complete(message: Message) -> None:
-            nonlocal begun
+            nonlocal status
             if message["type"] == "http.response.start":
-                begun = True
+                status = message["status"]
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 for name, value in (*_HEADERS.items(), ("Content-Security-Policy", _NOTHING)):
                     headers.setdefault(name, value)
@@ -96,8 +105,11 @@ class Guard:
             await (answer or self._app)(scope, receive, complete)
         except Exception:
             sys.stderr.write(visible(traceback.format_exc()))  # it may repeat what a client has sent
-            if not begun:
+            if not status:
                 await bug().response(scope["path"])(scope, receive, complete)
+        finally:
+            route = self._paths.get(scope.get("endpoint", bug), "none")
+            self._metrics.count_request(route, status, time.perf_counter() - began)
 
     def _answer(self, scope: Scope) -> Response | None:
         """Returns an answer that needs no application; None for an allowed request. Raises Refusal for others."""
@@ -115,7 +127,7 @@ class Guard:
             entered = HTMLResponse(_ENTERED)
             entered.set_cookie(cookie, self._access.session, path="/", httponly=True, samesite="strict")
             return entered
-        if not self._access.admits(headers, cookie):
+        if scope["path"] != _PUBLIC and not self._access.admits(headers, cookie):
             raise Refusal(
                 401,
                 "This server asks for its token.",

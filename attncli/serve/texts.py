@@ -10,6 +10,7 @@ With an exact backend, a sample has the text that it has alone, whatever runs be
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from attncli.generation.batch import Batch, RunningSample
 from attncli.generation.events import Finished, Text, Token
 from attncli.model.count import cache_bytes_per_token
 from attncli.serve.limits import Limits
+from attncli.serve.metrics import Metrics
 from attncli.serve.models import ServedModel
 from attncli.serve.refusal import Refusal, too_slow
 
@@ -71,12 +73,16 @@ class _Queued:
     request: TextRequest
     sample: RunningSample
     number: int  # among the samples of the request
+    asked: float = field(default_factory=time.perf_counter)
+    began: float | None = None  # when it got its first token
+    counted: int = 0  # tokens that the metrics have counted
 
 
 class _ModelTexts:
     """The texts of one model."""
 
-    def __init__(self, served: ServedModel, limits: Limits) -> None:
+    def __init__(self, served: ServedModel, limits: Limits, metrics: Metrics) -> None:
+        self._metrics = metrics
         config = served.loaded.model.config
         room = limits.cache_bytes // (cache_bytes_per_token(config, served.backend.types.cache) * config.context)
         slots = max(min(limits.texts, room), 1)
@@ -99,7 +105,7 @@ class _ModelTexts:
             self.running[self._numbers] = queued
             self._numbers += 1
             self.batch.join(queued.sample)
-        found: dict[TextRequest, list[SampleEvent]] = {}
+        found, running = dict[TextRequest, list[SampleEvent]](), list(self.running.values())
         for event in self.batch.step() if self.running else ():
             if isinstance(event, SampleEvent):
                 queued = self.running[event.sample]
@@ -107,7 +113,20 @@ class _ModelTexts:
                 if isinstance(event, Finished):
                     queued.request.unfinished -= 1
                     del self.running[event.sample]
+        self._measure(running)
         return found
+
+    def _measure(self, running: Sequence[_Queued]) -> None:
+        """Counts the tokens that a step generated, and the times of texts that it began or ended."""
+        now = time.perf_counter()
+        self._metrics.count_tokens(generated=sum(one.sample.generated - one.counted for one in running))
+        for one in running:
+            if one.began is None and one.sample.generated:
+                one.began = now
+                self._metrics.observe_first_token(now - one.asked)
+            if one.began is not None and one.sample.text.finished:
+                self._metrics.observe_text(now - one.began, one.sample.generated - 1)
+            one.counted = one.sample.generated
 
     @property
     def requests(self) -> set[TextRequest]:
@@ -122,8 +141,8 @@ def _of_sample(event: SampleEvent, number: int) -> SampleEvent:
 class Texts:
     """The texts of all models. The methods are called in the model thread."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
         self._models: dict[ServedModel, _ModelTexts] = {}
 
     def add(self, served: ServedModel, request: TextRequest, samples: Sequence[RunningSample]) -> None:
@@ -131,7 +150,7 @@ class Texts:
 
         Raises Refusal with status 503 if too many samples would wait.
         """
-        texts = self._models.get(served) or _ModelTexts(served, self._limits)
+        texts = self._models.get(served) or _ModelTexts(served, self._limits, self._metrics)
         waiting = sum(len(one.waiting) for one in self._models.values()) + max(len(samples) - texts.batch.free, 0)
         if waiting > self._limits.texts_waiting:
             raise Refusal(
@@ -164,8 +183,8 @@ class Texts:
 
     @property
     def count(self) -> tuple[int, int]:
-        """The number of samples that run, and of those that wait."""
-        models = self._models.values()
+        """The number of samples that run, and of those that wait. Another thread may ask."""
+        models = list(self._models.values())
         return sum(len(one.running) for one in models), sum(len(one.waiting) for one in models)
 
 

@@ -83,6 +83,11 @@ class ModelThread:
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
+    @property
+    def runs(self) -> bool:
+        """Whether the thread takes jobs."""
+        return not self._ended and self._thread.is_alive()
+
     def submit(self, job: Job[Any]) -> None:
         """Adds a job. Raises Refusal with status 503 if too many jobs wait, or if the server ends."""
         with self._changed:

@@ -110,7 +110,9 @@ async def begin(
         return served, Generation(choices, asked)
 
     try:
-        return await service.desk.run(request, "texts", None, work, brief=True)
+        served, generation = await service.desk.run(request, "texts", None, work, brief=True)
+        service.metrics.count_tokens(prompt=generation.prompt_tokens)
+        return served, generation
     except BaseException:
         if asked is not None:
             asked.cancelled = True  # the work may end after the client has left
