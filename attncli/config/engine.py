@@ -30,7 +30,7 @@ class EngineConfig:
         rare=True,
     )
     at_once: int = 64  # the largest number of texts in a batch
-    prompt_tokens: int | None = None  # the most tokens of prompts that one step reads; None: all
+    prompt_tokens: int | None = None  # most tokens of prompts and sources in one step; None, or without a cache: all
     streamed: bool = True  # yield text as soon as it is final; if false, decode and yield it when its sample has ended
 
     def __post_init__(self) -> None:

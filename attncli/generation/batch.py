@@ -149,22 +149,22 @@ class Batch:
         sources: dict[int, tuple[int, ...]] = {}
         first_with: dict[tuple[tuple[int, ...], ...], tuple[RunningSample, int]] = {}
         copies = []
-        left = self._how.prompt_tokens
+        left = self._how.prompt_tokens if self._how.cached else None
         for sample in self.running:
             if not self._how.cached:
                 sample.read = 0
             row, length = len(segments), len(sample.ids)
             taken = length - sample.read
-            if sample.read == 0 or taken > 1:
-                first, row = first_with.setdefault(sample.key, (sample, row))
-                if first is sample:
-                    taken = taken if left is None else min(taken, left)
-                    left = None if left is None else left - taken
-                elif sample.read == 0:
-                    taken = 0  # copied as soon as the first one is read
+            if taken > 1 or sample.read == 0 or not sample.generated:  # a prompt, or a context that is read again
+                first, first_row = first_with.setdefault(sample.key, (sample, row))
+                if first is not sample and sample.read == 0:
+                    row, taken = first_row, 0  # copied as soon as the first one is read
                     if first.read == length:
                         copies.append((first.slot, sample.slot, length))
                         sample.read = length
+                elif left is not None:
+                    taken = min(taken, left)
+                    left = max(left - taken - len(() if sample.read else sample.source), 0)
             if taken:
                 if sample.source and sample.read == 0:
                     sources[sample.slot] = sample.source

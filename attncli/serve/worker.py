@@ -129,7 +129,8 @@ class ModelThread:
             job = self._next(waits=not more)
             if job is not None:
                 self._work(job)
-                self._running = None
+                with self._changed:  # `submit` and `end` look at the running job
+                    self._running = None
                 if job.brief and self._brief_follows():
                     more = True  # what this job added has not had a step
                     continue

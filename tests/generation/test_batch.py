@@ -18,7 +18,7 @@ from attncli.generation.token_details import TokenDetails
 from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer_training import train_tokenizer
-from tests.support.models import tiny_model
+from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.texts import story
 
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
@@ -100,38 +100,96 @@ def together(events):
     return texts, [event for event in events if not isinstance(event, Text)]
 
 
+def counted(backend):
+    """Returns a backend that appends the segments of each call, and the list that it appends them to."""
+    calls = []
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(backend, name)
+
+        def read(self, cache, segments):
+            calls.append([(one.sequence, one.start, len(one.ids)) for one in segments])
+            return backend.read(cache, segments)
+
+    return Counted(), calls
+
+
 @pytest.mark.parametrize("prompt_tokens", [1, 5, 8])
-def test_a_step_reads_at_most_so_many_tokens_of_prompts(monkeypatch, prompt_tokens):
-    backend = TorchBackend(MODEL)
-    read, sizes = backend.read, []
-    monkeypatch.setattr(
-        backend, "read", lambda cache, parts: (sizes.append([len(one.ids) for one in parts]), read(cache, parts))[1]
-    )
+def test_a_step_reads_at_most_so_many_tokens_of_prompts(prompt_tokens):
+    backend, calls = counted(TorchBackend(MODEL))
     batch = Batch(backend, TOKENIZER, 3, EngineConfig(prompt_tokens=prompt_tokens, lookup=False))
     for number in range(3):
-        batch.join(sample_of(number, range(10 + number, 30), CONFIGS[1]))
-    first = [[type(event) for event in batch.step() if kept(event)] for _ in range(20 // prompt_tokens)]
-    assert not any(first[:-1]) or prompt_tokens == 1  # the first sample draws as soon as its prompt is read
+        batch.join(sample_of(number, range(10 + number, 30), replace(CONFIGS[1], max_new_tokens=9)))
+    first = batch.running[0]
+    for _ in range(-(-20 // prompt_tokens)):
+        assert not first.generated
+        list(batch.step())
+    assert first.generated == 1  # it draws as soon as its prompt is read
     while batch.running:
         list(batch.step())
-    assert all(sum(one for one in sizes_of_step if one > 1) <= prompt_tokens for sizes_of_step in sizes)
+    lengths = [20, 19, 18]
+    of_prompts = [[length for row, start, length in parts if start < lengths[row]] for parts in calls]
+    assert max(map(sum, of_prompts)) == prompt_tokens
+    assert sum(map(sum, of_prompts)) == sum(lengths)
 
 
-def test_equal_prompts_are_read_once_even_in_parts(monkeypatch):
-    backend = exact_backend()
-    read, taken = backend.read, []
-    monkeypatch.setattr(
-        backend, "read", lambda cache, parts: (taken.append(sum(len(one.ids) for one in parts)), read(cache, parts))[1]
-    )
+@pytest.mark.parametrize("length", [21, 17])  # the last part has 5 tokens, or a single one
+def test_equal_prompts_are_read_once_even_in_parts(length):
+    backend, calls = counted(exact_backend())
     batch = Batch(backend, TOKENIZER, 4, EngineConfig(prompt_tokens=8))
-    prompt = tuple(range(50, 71))
+    prompt = tuple(range(50, 50 + length))
     config = SampleConfig(seed=5, max_new_tokens=1)
     for number in range(4):
         batch.join(sample_of(number, prompt, replace(config, seed=number)))
     found = [event for _ in range(3) for event in batch.step() if isinstance(event, Finished)]
-    assert taken == [8, 8, 5]
+    assert [sum(length for *_, length in parts) for parts in calls] == [8, 8, length - 16]
     expected = [alone(prompt, replace(config, seed=number))[-1].ids for number in range(4)]
     assert [event.ids for event in found] == expected
+
+
+def test_prompts_are_read_whole_without_a_cache():
+    batch = Batch(exact_backend(), TOKENIZER, 1, EngineConfig(cached=False, prompt_tokens=4))
+    batch.join(sample_of(0, PROMPTS[3], CONFIGS[0]))
+    events = [event for _ in range(9) for event in batch.step() if kept(event) and not isinstance(event, Reread)]
+    assert together(events) == together([one for one in alone(PROMPTS[3], CONFIGS[0]) if not isinstance(one, Reread)])
+
+
+def test_a_context_that_becomes_equal_to_a_half_read_prompt_does_not_disturb_it():
+    """One sample reads the recent half of its context again, and another one is reading the same tokens as a prompt."""
+    first = sample_of(0, PROMPTS[3][:30], replace(CONFIGS[0], max_new_tokens=20))
+    batch = Batch(exact_backend(), TOKENIZER, 2, EngineConfig(prompt_tokens=3, lookup=False))
+    batch.join(first)
+    ids = alone(PROMPTS[3][:30], replace(CONFIGS[0], max_new_tokens=20))[-1].ids
+    prompt = (*PROMPTS[3][:30], *ids)[17:33]  # what is kept of a context of 32 tokens after one more token
+    while first.generated < 1:
+        list(batch.step())
+    batch.join(sample_of(1, prompt, CONFIGS[0]))
+    events, equal = {0: [], 1: []}, False
+    while batch.running:
+        equal |= len(batch.running) == 2 and first.read == 0 and 0 < batch.running[1].read < len(prompt)
+        for event in batch.step():
+            if kept(event) and not isinstance(event, Reread):
+                events[event.sample].append(replace(event, sample=0))
+    assert equal
+    assert together(events[1]) == together(alone(prompt, CONFIGS[0]))
+
+
+def test_sources_count_among_the_tokens_that_a_step_reads(monkeypatch):
+    model = tiny_model(vocab_size=300, context=32, **ENCODER_DECODERS["marian"])
+    inner, encoded = TorchBackend(model), []
+    encode = inner.read_sources
+    monkeypatch.setattr(
+        inner, "read_sources", lambda cache, sources: (encoded.append(len(sources)), encode(cache, sources))
+    )
+    backend, calls = counted(inner)
+    batch = Batch(backend, TOKENIZER, 3, EngineConfig(prompt_tokens=8, lookup=False))
+    for number in range(3):
+        batch.join(replace(sample_of(number, (5,), CONFIGS[0]), source=tuple(range(10 + number, 20))))
+    for _ in range(3):
+        list(batch.step())
+    assert encoded == [1, 1, 1]
+    assert calls[0] == [(0, 0, 1)]
 
 
 def test_a_slot_of_a_sample_that_left_has_nothing_of_it():
