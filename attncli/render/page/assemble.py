@@ -29,6 +29,7 @@ _EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.
 _COMMENT = re.compile(
     r"^[ \t]*(?://.*|/\*(?:(?!\*/)[\s\S])*\*/[ \t]*)\n", re.MULTILINE
 )  # lines that are only a comment
+_REMARK = re.compile(r"""[ \t]+// [^"'`\n]*$""", re.MULTILINE)  # behind code; what has quotes may be part of a string
 _TYPE = re.compile(r"/\*\* (?:(?!\*/).)*\*/ ?")  # the JSDoc type of a parameter or of an expression
 _INDENTATION = re.compile(r"^ +", re.MULTILINE)
 
@@ -102,9 +103,9 @@ def _add_module(name: str, ordered: dict[str, str], importing: tuple[str, ...]) 
     for _, imported in _IMPORT.findall(code):
         _add_module(imported, ordered, (*importing, name))
     exported = ", ".join(found for _, found in _EXPORT.findall(code))
-    code = _INDENTATION.sub(
-        "", _TYPE.sub("", _COMMENT.sub("", _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = module_\2;", code))))
-    )
+    code = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = module_\2;", code))
+    for omitted in (_COMMENT, _REMARK, _TYPE, _INDENTATION):
+        code = omitted.sub("", code)
     ordered[name] = f"const module_{name} = (() => {{\n{code}return {{ {exported} }};\n}})();\n"
 
 

@@ -166,3 +166,22 @@ def test_a_hostile_address_is_ignored(browser, page):
     assert browser.run("return window.hit") is None
     assert browser.messages() == []
     assert re.fullmatch(r".*\S.*", browser.texts("h1")[0])
+
+
+def test_tokens_of_a_long_text_lie_at_the_ends_of_their_lines(browser, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(page_file(payload([document(["token"] * 600)]), "long"))
+    browser.open(file)
+    middles = """
+    const { top, height } = document.querySelector(".lines-picture").getBoundingClientRect();
+    const boxes = [...document.querySelectorAll(".columns .line-token")].map((token) => token.getBoundingClientRect());
+    return boxes.map((box, at) => [box.top + box.height / 2 - top, ((at + 0.5) * height) / boxes.length]);
+    """
+    found, expected = zip(*browser.run(middles), strict=True)
+    assert found == pytest.approx(expected, abs=0.6)
+    seen = """
+    const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+    const [strip, token] = [box(".strip"), box(".strip [aria-pressed=true]")];
+    return strip.top <= token.top && token.bottom <= strip.bottom;
+    """
+    assert browser.run(seen)  # the last token is locked

@@ -83,7 +83,7 @@ def test_filters_keep_what_generation_keeps(browser, ties, settings):
     error = stated_error(browser)
     labels, probabilities, drawn = tabled(browser)
     ids = [int(label.removeprefix("t")) for label in labels[:-1]]
-    expected = distribution(rows[0], config.temperature)
+    expected = distribution(rows[0], config.temperature or 1)  # the bars of temperature 0 are those of temperature 1
     assert probabilities[:-1] == pytest.approx(expected[ids].numpy(), abs=error)
     after = filtered(rows[:1], config)[0].softmax(-1)
     if "top_k" in given:  # which of several tokens with the k-th logit is kept is arbitrary
@@ -125,6 +125,23 @@ def test_what_the_filters_remove_is_shaded_and_stated(browser, page, logits):
     browser.click(".reset")
     assert not browser.all(".chance.removed")
     assert "top_k" not in browser.driver.current_url
+
+
+def test_temperature_0_shows_what_it_takes_the_first_token_from(browser, page, logits):
+    browser.open(page(), "#row=6&temperature=0&min_p=0.1")
+    best = logits[6].softmax(-1).max().item()
+    assert numbers(browser.texts(".chance .share")[0]) / 100 == pytest.approx(best, abs=0.006)
+    assert browser.texts(".drawn-share")[:2] == ["100%", "removed"]
+    assert "most probable token" in browser.find('[data-fact="greedy"]').text
+    assert not browser.all('[data-fact="mass"]')
+
+
+def test_reset_returns_to_the_start(browser, page):
+    browser.open(page(temperature=0.5), "#top_k=4&temperature=1.2")
+    browser.click(".reset")
+    value = "return Number(document.querySelector(`input[type=range][data-setting=${arguments[0]}]`).value)"
+    assert [browser.run(value, name) for name in ("temperature", "top_k")] == [0.5, 0]
+    assert not browser.find(".reset").is_enabled()
 
 
 def test_the_temperature_is_set_by_the_keyboard_and_by_typing(browser, page, logits):

@@ -184,3 +184,14 @@ def test_the_shares_of_lines_fit_a_narrow_window(browser, page):
         "return ['.lines', '.columns .share'].map((one) => document.querySelector(one).getBoundingClientRect().right)"
     )
     assert edges[1] <= edges[0] <= 390
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_lines_of_four_heads_fit_wide_and_narrow_windows(browser, page, language):
+    file = page()
+    for width in (1280, 390):
+        browser.resize(width)
+        browser.open(file, f"#heads=0.0,0.1,1.0,1.1&language={language}")
+        lines = "document.querySelector('.lines')"
+        assert browser.run(f"return {lines}.scrollWidth - {lines}.clientWidth") == 0, width
+    browser.resize()

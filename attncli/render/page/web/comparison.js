@@ -35,7 +35,7 @@ export function createComparison({ documents, comparison }) {
     fill(title, text("comparison.title", { word }));
     fill(note, text("comparison.note"));
     fill(layers, ...[...cosines].map((cosine, at) => row(layerName(at), cosine, fixed(cosine, 3), others ? text("comparison.beside", { cosine: fixed(others[at], 3) }) : "")));
-    fill(pulls, element("h2", {}, text("comparison.pulls", { distance: fixed(found.distance, 2) })), ...pullRows(documents, found));
+    fill(pulls, element("h2", {}, text("comparison.pulls", { distance: fixed(found.distance, 2) })), element("p", { class: "note" }, text("comparison.pulls.note")), ...pullRows(documents, found));
     table.update();
   };
   return { element: element("section", { class: "comparison" }, title, note, layers, table.element, pulls), update };

@@ -12,7 +12,6 @@ import { tableBehind } from "./table.js";
 const POLL = 3000; // milliseconds between two requests for the curve of a run that goes on
 const [TRAIN, VALIDATION] = ["var(--head-4)", "var(--head-1)"]; // colors of the two curves
 const [WIDEST, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [560, 230, 52, 42, 24, 8]; // pixels of the picture and around its axes
-const TICKS = 4; // about as many numbers are written beside an axis
 
 /**
  * Returns the panel with the curves. The list of runs is asked for when the panel is opened and when the list gets the
@@ -104,9 +103,10 @@ function measured({ step, nats_per_token }) {
  * Returns round numbers in a range, for an axis.
  * @param {number} low
  * @param {number} high
+ * @param {number} most
  */
-function ticks(low, high) {
-  const rough = (high - low || 1) / TICKS;
+function ticks(low, high, most) {
+  const rough = (high - low || 1) / most;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5].find((each) => each * power >= rough) ?? 10);
   const first = Math.ceil(low / step);
@@ -138,8 +138,8 @@ function lossPicture({ train, validation }, width) {
     { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": text("curves.table"), class: "wide" },
     line(LEFT, floor, right, floor),
     line(LEFT, TOP, LEFT, floor),
-    ...ticks(low, high).flatMap((loss) => [line(LEFT, y(loss), right, y(loss)), words(LEFT - 6, y(loss) + 4, number(loss, 4), "end")]),
-    ...ticks(first, last).flatMap((step) => [line(x(step), floor, x(step), floor + 4), words(x(step), floor + 17, number(step, 12), "middle")]),
+    ...ticks(low, high, 6).flatMap((loss) => [line(LEFT, y(loss), right, y(loss)), words(LEFT - 6, y(loss) + 4, number(loss, 4), "end")]),
+    ...ticks(first, last, 4).flatMap((step) => [line(x(step), floor, x(step), floor + 4), words(x(step), floor + 17, number(step, 12), "middle")]),
     words(4, 12, text("curves.loss"), "start"),
     words(right, HEIGHT - 6, text("curves.step"), "end"),
     curve(train, TRAIN),

@@ -1,9 +1,9 @@
 // @ts-check
 // The panel "Cut": what is left of a prediction if an edge, a row, a source or a head of attention is cut.
 
-import { distributionOf, predictedRow } from "./distribution.js";
+import { distributionOf, PLAIN, predictedRow } from "./distribution.js";
 import { element, fill, fillByKey, keepFocus, rebuild, roving } from "./dom.js";
-import { isolated, number, percent, percentOf, text, unitName } from "./format.js";
+import { isolated, number, percent, percentOf, percents, text, unitName } from "./format.js";
 import { headName } from "./lines.js";
 import { isMasked, selectionName } from "./measure.js";
 import { temperatureNote } from "./next.js";
@@ -29,10 +29,10 @@ import { explanation, tick } from "./toolbar.js";
 
 /** @type {Kind[]} */
 const KINDS = ["edge", "row", "column", "head"];
+const SHORTEST = 0.1; // the least change of a head for which a bar has the full length
 const MOST_RANKED = 6;
 const MEASURED = 6; // the most probable tokens, whose probabilities after a cut the server returns
 const MOST_EDGES = 10_000; // of one cut
-const PLAIN = { temperature: 1, top_k: 0, top_p: 1, min_p: 0 };
 
 /**
  * @param {Page} page
@@ -394,7 +394,7 @@ function verdictOf(page, cut, found) {
   const values = { ...namesOf(page, cut), heads, head: heads };
   const now = found.after.length && found.after[0].label !== best.label ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
   const sentence = element("p", {}, text(saying(page, `cut.${cut.kind}.done`), values));
-  const [before, after] = [percent(first.before), percent(first.after)];
+  const [before, after] = percents(first.before, first.after);
   const way = before === after ? "" : direction(first);
   const words = element("p", { class: `result ${way}` }, `P(${isolated(first.label)}) ${before} → ${after}`, way && element("span", { class: "direction" }, ` ${text(`cut.${way}`)}`));
   const notes = element("p", { class: "note" }, [text("cut.exact"), cut.kind !== "head" && text("cut.exact.scores"), found.error && text("cut.rounded", { error: number(100 * found.error, 2) })].filter(Boolean).join(" "));
@@ -465,7 +465,8 @@ function rankingOf(page) {
   for (const kind of new Set(/** @type {Kind[]} */ ([asked, "head"]))) {
     const { ranked, token } = rankedHeads(page, kind, column);
     if (!ranked.length) continue;
-    const list = element("div", { class: "ranked", role: "group", "aria-label": text("cut.ranking") }, ...ranked.slice(0, MOST_RANKED).map((each) => rankedHead(page, kind, each)));
+    const most = Math.max(Math.abs(ranked[0].after - ranked[0].before), SHORTEST);
+    const list = element("div", { class: "ranked", role: "group", "aria-label": text("cut.ranking") }, ...ranked.slice(0, MOST_RANKED).map((each) => rankedHead(page, kind, each, most)));
     roving(list, "button");
     const about = text(`cut.ranking.${kind}`, { ...namesOf(page, { kind }), token, measure: text(`measure.${page.headMeasure}`) });
     const tokens = tokensNote(page, { kind });
@@ -507,17 +508,18 @@ function rankedHeads(page, kind, column) {
  * @param {Page} page
  * @param {Kind} kind
  * @param {Ranked} ranked
+ * @param {number} most the change with the longest bar
  */
-function rankedHead(page, kind, { name, share, before, after }) {
+function rankedHead(page, kind, { name, share, before, after }, most) {
   const choose = () => change({ heads: [name], cut: kind, ...(kind === "head" ? {} : { everywhere: false }) });
   const bar = element("span", { class: `bar ${direction({ before, after })}` });
-  bar.style.width = `${(100 * Math.abs(after - before)).toFixed(2)}%`;
+  bar.style.width = `${((100 * Math.abs(after - before)) / most).toFixed(2)}%`;
   return element(
     "button",
     { type: "button", class: `ranked-head ${kind}`, "data-head": name, "aria-pressed": String(page.chosen.some((each) => each.name === name)), onclick: choose },
     element("span", { class: "ranked-name" }, headName(name)),
     kind === "edge" && element("span", { class: "ranked-edge" }, percent(share)),
     element("span", { class: "track" }, bar),
-    element("span", { class: "share" }, `${percent(before)} → ${percent(after)}`),
+    element("span", { class: "share" }, percents(before, after).join(" → ")),
   );
 }

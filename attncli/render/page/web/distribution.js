@@ -23,6 +23,9 @@ import { state } from "./state.js";
  * @property {number} error  the greatest error of a probability
  */
 
+/** The distribution of the model itself. @type {Settings} */
+export const PLAIN = { temperature: 1, top_k: 0, top_p: 1, min_p: 0 };
+
 /**
  * Returns the row of the predictions that belongs to what is shown: the locked row, or in the encoder of a translating
  * model the row that the page started with.
@@ -56,6 +59,7 @@ export function settings() {
  * @returns {Distribution}
  */
 export function distributionOf(predictions, row, { temperature, ...filters }) {
+  if (temperature === 0) return greedy(distributionOf(predictions, row, PLAIN));
   const at = row - predictions.rows[0];
   const ids = [...predictions.ids.slice(at)];
   const logits = [...predictions.logits.slice(at)];
@@ -63,7 +67,6 @@ export function distributionOf(predictions, row, { temperature, ...filters }) {
   const exact = predictions.probability_of_kept.at(at);
   const bins = predictions.tail_width;
   const actual = predictions.actual.at(at) + Math.log(sum(logits.map(Math.exp)) / exact); // its logit
-  if (temperature === 0) return greedy(ids, actual, sum(counts));
   const scaled = logits.map((logit) => Math.fround(logit / temperature));
   const middles = counts.map((_, bin) => (-(bin + 0.5) * bins) / temperature);
   const kept = sum(scaled.map(Math.exp));
@@ -94,28 +97,14 @@ export function distributionOf(predictions, row, { temperature, ...filters }) {
 }
 
 /**
- * Returns the distribution at temperature 0: the token with the largest logit, among equal ones the one with the lowest id.
- * @param {number[]} ids
- * @param {number} actual the logit of the token in the text
- * @param {number} others_count
+ * Returns the distribution of temperature 1 from which temperature 0 draws the first token: the one with the largest
+ * logit, among equal ones the one with the lowest id.
+ * @param {Distribution} found
  * @returns {Distribution}
  */
-function greedy(ids, actual, others_count) {
-  const first = ids.map((_, index) => Number(index === 0));
-  return {
-    ids,
-    probabilities: first,
-    kept: first.map(Boolean),
-    drawn: first,
-    others: 0,
-    others_count,
-    others_kept: 0,
-    others_drawn: 0,
-    removed: 0,
-    entropy: 0,
-    actual: Number.isNaN(actual) ? NaN : Number(actual > -1e-5),
-    error: 0,
-  };
+function greedy(found) {
+  const kept = found.ids.map((_, index) => index === 0);
+  return { ...found, kept, drawn: kept.map(Number), others_kept: 0, others_drawn: 0, removed: 1 - found.probabilities[0] };
 }
 
 /**

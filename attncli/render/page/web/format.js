@@ -58,6 +58,16 @@ export function percent(share) {
 }
 
 /**
+ * Formats two shares, with more digits if they would look equal.
+ * @param {number} before
+ * @param {number} after
+ */
+export function percents(before, after) {
+  const shown = [percent(before), percent(after)];
+  return shown[0] === shown[1] ? [percentOf(before, 2), percentOf(after, 2)] : shown;
+}
+
+/**
  * Formats a share as a percentage with `digits` decimals.
  * @param {number} share
  * @param {number} digits

@@ -19,6 +19,7 @@ const MOST_LINES = 1500; // of rows that are not in focus
 const LEVELS_OF_LINES = 24; // strengths that are told apart in these rows
 const LONG = 96; // tokens: a longer text is drawn more densely
 const MOST_FIGURES = 4; // heads whose shares are written beside the sources
+const FIGURE = 56; // pixels of the shares of a further head in a saved picture
 const LEAST = 1e-9; // a share that is stored as 0 may be any number below the rounding error
 const NEAR = 9; // pixels between the pointer and a line
 const WEAKEST = 0.004; // of the scale: weaker lines of the row in focus are not drawn, but their share is written
@@ -33,8 +34,10 @@ function heightOf(count) {
 
 /** Returns the distance between the two columns of tokens in pixels. */
 function width() {
-  return NARROW.matches ? 90 : 260;
+  return NARROW.matches ? (figured > 2 ? 56 : 90) : little ? 170 : 260;
 }
+let little = false; // whether a window or two texts side by side leave little room
+let figured = 1; // heads whose shares are written
 
 /**
  * @param {Page} page
@@ -78,7 +81,10 @@ function build(page, left, right) {
   const height = `${heightOf(Math.max(rows.length, columns.length))}px`;
   for (const side of [left, right]) side.style.setProperty("--line", height);
   for (const side of [left, right]) side.classList.toggle("long", Math.max(rows.length, columns.length) > LONG);
+  little = left.closest(".two") !== null || innerWidth - (innerWidth > 900 ? 444 : 40) < 690;
   const shown = figures(page);
+  figured = shown.length;
+  right.classList.toggle("several", figured > 1);
   const ratios = page.measure === "rollout";
   left.style.setProperty("--letters", String(widest(rows)));
   right.style.setProperty("--letters", String(widest(columns)));
@@ -397,7 +403,7 @@ export function headName(name) {
  * @returns {SVGSVGElement}
  */
 function lonePicture(page) {
-  const { rows, columns, values } = page.matrix(page.pictured[0].selection);
+  const { rows, columns } = page.matrix(page.pictured[0].selection);
   const height = heightOf(Math.max(rows.length, columns.length));
   const side = 150;
   const across = width();
@@ -405,18 +411,30 @@ function lonePicture(page) {
   const chosen = page.column === null ? -1 : unitOf(columns, page.column);
   const label = (/** @type {Unit} */ unit, /** @type {number} */ at, /** @type {boolean} */ isRow) =>
     svg("text", { x: isRow ? side - 8 : side + across + 8, y: (at + 0.5) * height + 4, "text-anchor": isRow ? "end" : "start", fill: "var(--ink)", "font-weight": at === (isRow ? page.shownUnit : chosen) ? "bold" : "normal" }, isolated(unit.label));
-  const shares = columns.map((_, to) => svg("text", { x: side + across + side - 8, y: (to + 0.5) * height + 4, "text-anchor": "end", fill: "var(--quiet)" }, values[page.shownUnit * columns.length + to] > 0 ? percent(values[page.shownUnit * columns.length + to]) : ""));
+  const named = figures(page); // with several heads, each has a column of shares in its color, under its name
+  const top = named.length > 1 ? 20 : 0;
+  const right = 2 * side + across + FIGURE * (named.length - 1);
+  const shares = named.flatMap(({ name, selection, color }, which) => {
+    const { values } = page.matrix(selection);
+    const written = (/** @type {number} */ y, /** @type {string} */ shown) => svg("text", { x: 2 * side + across - 8 + FIGURE * which, y, "text-anchor": "end", fill: top ? color : "var(--quiet)" }, shown);
+    const listed = columns.map((_, to) => values[page.shownUnit * columns.length + to]);
+    return [top > 0 && written(-6, name), ...listed.map((share, to) => share > 0 && written((to + 0.5) * height + 4, percent(share)))];
+  });
   const line = (/** @type {Line} */ each, /** @type {number} */ width, /** @type {number} */ opacity) =>
     svg("path", { d: pathOf(each, height, page.pictured.length), stroke: each.color, "stroke-width": width, "stroke-opacity": opacity.toFixed(3), fill: "none" });
   const faint = linesOf(page, null).filter(({ row, strength }) => row !== page.shownUnit && strength > 0.02).slice(0, MOST_LINES).map((each) => line(each, 0.5 + 2 * each.strength, 0.05 + 0.2 * each.strength));
   const strong = strongest(page).map((each) => line(each, 1 + 6 * each.strength, 0.25 + 0.75 * each.strength));
   return svg(
     "svg",
-    { viewBox: `0 0 ${2 * side + across} ${total}`, width: 2 * side + across, height: total, "font-family": "sans-serif", "font-size": 14 },
-    svg("g", { transform: `translate(${side} 0)` }, ...faint, ...strong),
-    chosen >= 0 && svg("rect", { x: side + across + 1, y: chosen * height + 1, width: side - 2, height: height - 2, rx: 4, fill: "none", stroke: "var(--accent)", "stroke-width": 2 }),
-    ...rows.map((row, at) => label(row, at, true)),
-    ...columns.map((column, at) => label(column, at, false)),
-    ...shares,
+    { viewBox: `0 0 ${right} ${total + top}`, width: right, height: total + top, "font-family": "sans-serif", "font-size": 14 },
+    svg(
+      "g",
+      { transform: `translate(0 ${top})` },
+      svg("g", { transform: `translate(${side} 0)` }, ...faint, ...strong),
+      chosen >= 0 && svg("rect", { x: side + across + 1, y: chosen * height + 1, width: side - 2, height: height - 2, rx: 4, fill: "none", stroke: "var(--accent)", "stroke-width": 2 }),
+      ...rows.map((row, at) => label(row, at, true)),
+      ...columns.map((column, at) => label(column, at, false)),
+      ...shares,
+    ),
   );
 }

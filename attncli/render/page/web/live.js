@@ -59,10 +59,11 @@ export class Server {
   /**
    * Returns the document of the text.
    * @param {boolean} cuts whether cuts are measured as well, which takes longer; otherwise only what the chosen view shows
+   * @param {number | null} [row] the row around which they are measured; null for the one with which the page starts
    * @returns {Promise<Payload>}
    */
-  async page(cuts) {
-    const parts = { cuts, lens: cuts || state.view === "layers", steps: cuts || state.view === "steps" };
+  async page(cuts, row = null) {
+    const parts = { cuts, row, lens: cuts || state.view === "layers", steps: cuts || state.view === "steps" };
     return decode(await (await this.post("page", { ...asked(), ...parts })).arrayBuffer());
   }
 
@@ -109,6 +110,8 @@ class Live {
     this.first = ""; // the name of the model that the server was started with
     this.later = 0; // the timer of the request for cuts
     this.brief = true; // whether the document has only what the view showed that it was asked for
+    /** @type {import("./data.js").Doc | null} the document that is shown */
+    this.document = null;
     this.status = element("p", { class: "note", role: "status" });
     this.area = element("textarea", { id: "live-text", rows: 2, spellcheck: "false", maxlength: 100000 });
     this.area.value = state.text;
@@ -163,6 +166,7 @@ export function createLive(holder, server, show) {
   onChange((_, changed) => {
     if (changed.has("language")) translate();
     if (changed.has("view") && live.brief && ["layers", "steps"].includes(state.view)) report(live, refresh(live));
+    else if (changed.has("row") && lacksCuts(live)) restLater(live);
   });
   report(live, server.get("models").then((listed) => begin(live, listed)));
   return () => {
@@ -236,8 +240,17 @@ async function refresh(live) {
   if (models.selectedOptions[0]) models.selectedOptions[0].dataset.kind = payload.documents[0].kind;
   targetLabel.hidden = !live.translates;
   live.brief = true;
+  live.document = payload.documents[0];
   show(payload);
   document.body.dataset.milliseconds = String(Math.round(performance.now() - start));
+  restLater(live);
+}
+
+/**
+ * Asks for the whole document when nothing changes for a while.
+ * @param {Live} live
+ */
+function restLater(live) {
   clearTimeout(live.later);
   live.later = setTimeout(() => report(live, rest(live)), PAUSE);
 }
@@ -248,9 +261,34 @@ async function refresh(live) {
  */
 async function rest(live) {
   keepText();
-  const payload = await live.server.page(true);
+  const row = focusOf(live);
+  const payload = await live.server.page(true, row);
+  Object.assign(payload.documents[0].start, live.document?.start); // whatever row they are measured around
   live.brief = false;
+  live.document = payload.documents[0];
   live.show(payload);
+  if (focusOf(live) !== row && lacksCuts(live)) restLater(live); // another row was locked meanwhile
+}
+
+/**
+ * Returns the row around which cuts are measured: the locked one, if the page does not start with it. Cuts in the encoder
+ * of a model that translates do not depend on its row.
+ * @param {Live} live
+ */
+function focusOf({ document }) {
+  const { attentions, start } = /** @type {import("./data.js").Doc} */ (document);
+  const { part, rows } = attentions.find((each) => each.part === state.part) ?? attentions[attentions.length - 1];
+  const row = Math.min(state.row, rows.length - 1);
+  return row === start.row || (part === "encoder" && attentions.length > 1) ? null : row;
+}
+
+/**
+ * Whether cuts of edges in single heads are missing for the locked row of a text that rests.
+ * @param {Live} live
+ */
+function lacksCuts(live) {
+  const row = live.brief || !live.document ? null : focusOf(live);
+  return row !== null && !live.document?.attentions.some(({ part, cuts }) => part === state.part && cuts?.head_edges?.rows.includes(row));
 }
 
 /**

@@ -196,7 +196,7 @@ function header({ documents, tool }) {
   const [doc] = documents;
   const { layers, heads } = doc.attentions[doc.attentions.length - 1];
   document.title = `${doc.model} · attncli`;
-  const shape = text("model.shape", { layers, heads, parameters: number(doc.parameters), tokens: doc.tokens.length, tool });
+  const shape = text("model.shape", { layers, heads, parameters: number(doc.parameters), tokens: documents.map(({ tokens }) => number(tokens.length, 15)).join(" + "), tool });
   const model = element_("model");
   rebuild(model, [doc.model, shape], () => fill(model, element("h1", {}, doc.model), element("p", { class: "note" }, shape)));
   const error = number(100 * Math.max(...documents.flatMap(({ attentions }) => attentions.map(({ raw }) => raw.error))), 1);

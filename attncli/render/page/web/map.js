@@ -91,11 +91,13 @@ function build(maps) {
   const beside = Math.min(heats.length, Math.max(1, Math.floor((maps.width + GAP) / (least + GAP))));
   maps.grid = gridOf(rows, columns, Math.floor((maps.width - GAP * (beside - 1)) / beside), rows.length === page.attention.rows.length || state.words);
   holder.setAttribute("aria-label", text("map.label", { heads: heats.map(({ name }) => headName(name)).join(", ") }));
+  const scrolled = maps.drawn.map(({ frame }) => [frame.scrollLeft, frame.scrollTop]);
   maps.drawn = heats.map((heat) => drawnMap(maps, heat));
   fill(holder, ...maps.drawn.map((drawn) => drawn.element));
   const shared = state.common && heats.length > 1;
   fill(maps.legend, shared && legendOf(heats[0]));
   mark(maps);
+  maps.drawn.forEach(({ frame }, at) => scrolled[at] && frame.scrollTo(scrolled[at][0], scrolled[at][1]));
   intoView(maps, page.shownUnit, page.column === null ? page.shown : page.column);
 }
 

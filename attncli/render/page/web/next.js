@@ -4,20 +4,20 @@
 import { distributionOf, predictedRow, settings } from "./distribution.js";
 import { element, fill, write } from "./dom.js";
 import { fixed, number, percent, percentOf, text, unitName } from "./format.js";
-import { change, state } from "./state.js";
+import { change, startValues, state } from "./state.js";
 import { tableBehind } from "./table.js";
 import { explanation } from "./toolbar.js";
 
 /** @typedef {import("./page.js").Page} Page */
 /** @typedef {import("./distribution.js").Distribution} Distribution */
-/** @typedef {{name: "temperature" | "top_k" | "top_p" | "min_p", least: number, most: number, step: number, off: number}} Setting */
+/** @typedef {{name: "temperature" | "top_k" | "top_p" | "min_p", least: number, most: number, step: number}} Setting */
 
 /** @type {Setting[]} */
 const SETTINGS = [
-  { name: "temperature", least: 0, most: 2, step: 0.05, off: 1 },
-  { name: "top_k", least: 0, most: 100, step: 1, off: 0 },
-  { name: "top_p", least: 0.01, most: 1, step: 0.01, off: 1 },
-  { name: "min_p", least: 0, most: 1, step: 0.01, off: 0 },
+  { name: "temperature", least: 0, most: 2, step: 0.05 },
+  { name: "top_k", least: 0, most: 100, step: 1 },
+  { name: "top_p", least: 0.01, most: 1, step: 0.01 },
+  { name: "min_p", least: 0, most: 1, step: 0.01 },
 ];
 const SHOWN = 12; // tokens with a bar
 const SHORTEST = 0.3; // the least probability for which a bar has the full length
@@ -88,7 +88,7 @@ function build(controls) {
   fill(
     controls,
     ...SETTINGS.map((setting) => control(setting)),
-    element("button", { type: "button", class: "reset", onclick: () => change({ temperature: 1, top_k: 0, top_p: 1, min_p: 0 }) }, text("next.reset")),
+    element("button", { type: "button", class: "reset", onclick: () => change(Object.fromEntries(SETTINGS.map(({ name }) => [name, startValues()[name]]))) }, text("next.reset")),
   );
 }
 
@@ -112,13 +112,13 @@ function show(controls) {
     if (Number(input.value) !== value || input.value === "") input.value = String(value);
   }
   const reset = /** @type {HTMLButtonElement} */ (controls.querySelector(".reset"));
-  reset.disabled = SETTINGS.every(({ name, off }) => settings()[name] === off);
+  reset.disabled = SETTINGS.every(({ name }) => settings()[name] === startValues()[name]);
 }
 
-/** Whether a filter is on. */
+/** Whether a filter is on; at temperature 0, a single token is left. */
 function filters() {
-  const { top_k, top_p, min_p } = settings();
-  return top_k > 0 || top_p < 1 || min_p > 0;
+  const { temperature, top_k, top_p, min_p } = settings();
+  return temperature === 0 || top_k > 0 || top_p < 1 || min_p > 0;
 }
 
 /**
@@ -184,12 +184,13 @@ function factsOf(page, found) {
   const row = /** @type {number} */ (predictedRow(page));
   const { rows } = attentions[attentions.length - 1];
   const own = actualId(page, row) === null ? null : rows[row + (predictions?.what === "next" ? 1 : 0)].label;
+  const greedy = settings().temperature === 0;
   const said = (/** @type {string} */ name, /** @type {Record<string, string | number>} */ values) => element("p", { "data-fact": name }, text(`next.${name}`, values));
   return [
     own !== null && said("actual", { token: own, probability: percent(found.actual) }),
     said("entropy", { entropy: fixed(found.entropy, 2), tokens: fixed(Math.exp(found.entropy), 1) }),
-    filters() && found.removed > 0 && said("mass", { removed: percent(found.removed), left: found.kept.filter(Boolean).length + found.others_kept }),
-    filters() && settings().temperature === 0 && said("greedy", {}),
+    filters() && !greedy && found.removed > 0 && said("mass", { removed: percent(found.removed), left: found.kept.filter(Boolean).length + found.others_kept }),
+    greedy && said("greedy", {}),
     found.error > 0 && said("error", { error: number(Math.ceil(found.error * 1e5) / 1e3, 3), kept: found.ids.length }),
   ];
 }
@@ -199,7 +200,7 @@ function tableOf(page) {
   const found = chosenDistribution(page);
   if (!found) return { caption: "", head: [], rows: [] };
   return {
-    caption: text("next.table", { title: titleOf(page), temperature: number(settings().temperature) }),
+    caption: text("next.table", { title: titleOf(page), temperature: number(settings().temperature || 1) }),
     head: [text("next.token"), text("next.probability"), text("next.drawn")],
     rows: [
       ...found.ids.map((id, at) => [page.doc.vocabulary[id] ?? `#${id}`, percentOf(found.probabilities[at], 3), percentOf(found.drawn[at], 3)]),

@@ -118,6 +118,11 @@ export function setInitial(values) {
   Object.assign(initial, values);
 }
 
+/** Returns the values with which the page started, without those of the address. */
+export function startValues() {
+  return initial;
+}
+
 /** Returns the part of the state that the address gave when the page was opened. */
 export function fromStart() {
   return addressed;

@@ -23,9 +23,12 @@ export function createStrip(page) {
     const token = /** @type {HTMLElement} */ (target).closest(".token");
     if (token) /** @type {HTMLElement} */ (token).title = titles.get(token) ?? "";
   });
+  let locked = -1;
   const update = (/** @type {Set<string>} */ changed) => {
     if (["all", "words", "part", "language"].some((name) => changed.has(name))) build(page, holder);
     tint(page, holder);
+    if (locked !== page.row) queueMicrotask(() => reveal(holder));
+    locked = page.row;
   };
   return { element: holder, update };
 }
@@ -36,11 +39,23 @@ export function createStrip(page) {
  */
 function build(page, holder) {
   const { attention } = page;
-  const names = attention.square ? ["strip.text"] : ["strip.columns", "strip.rows"];
-  rebuild(holder, [names, state.language], () => fill(holder, ...names.map((name) => group(text(name))), element("p", { class: "note" }, text("strip.hint"))));
+  const names = attention.square ? ["strip.text"] : [attention.part === "cross" ? "strip.columns" : "strip.input", "strip.rows"];
+  const letter = holder.closest(".two") ? ` ${"AB"[page.index]}` : "";
+  rebuild(holder, [names, state.language], () => fill(holder, ...names.map((name) => group(text(name) + letter)), element("p", { class: "note" }, text("strip.hint"))));
   const lists = /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(".tokens"));
   if (!attention.square) fillTokens(page, lists[0], columnUnits(attention, state.words), "column");
   fillTokens(page, lists[lists.length - 1], rowUnits(attention, state.words), "row");
+}
+
+/**
+ * Scrolls to the locked token of a long text, if it is outside the visible part.
+ * @param {HTMLElement} holder
+ */
+function reveal(holder) {
+  const token = /** @type {HTMLElement | null} */ (holder.querySelector('[aria-pressed="true"]'));
+  if (!token) return;
+  const { offsetTop: top, offsetHeight: high } = token;
+  if (top < holder.scrollTop || top + high > holder.scrollTop + holder.clientHeight) holder.scrollTop = top - holder.clientHeight / 2;
 }
 
 /**
