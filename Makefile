@@ -1,5 +1,6 @@
 # make demo   tries everything: generates and explains with the models that ship, then trains a model on generated stories
 # make test   runs all checks: ruff, mypy, pytest
+# make wheel  builds a wheel in dist, with the compiled network
 # make docs   runs the commands on all pages, and writes their output and the pictures into the pages
 # Each of them creates .venv and installs the packages. On Linux, PyTorch for CUDA takes 5.3 GB. For a CPU alone:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/installed
 # Without --no-compile, pip compiles 12,000 modules for two minutes, of which three quarters are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 
-.PHONY: demo test node types suite docs texts stories pairs translate bench install clean
+.PHONY: demo test node types suite docs texts stories pairs translate bench wheel install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -121,6 +122,11 @@ translate: build/translate
 bench: $(INSTALLED)
 	$(PIP) -e '.[bench]'
 	$(BIN)/python benchmarks/generate.py
+
+# A wheel with the network compiled for every level of instructions. For another processor:
+#   make wheel ATTNCLI_MACHINE=aarch64 CC=aarch64-linux-gnu-gcc
+wheel: $(INSTALLED)
+	ATTNCLI_COMPILE=1 ATTNCLI_MACHINE=$(ATTNCLI_MACHINE) CC=$(CC) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -106,6 +106,7 @@ def compiled():
         fcntl.flock(file, fcntl.LOCK_SH)
     native_library.begin.cache_clear()
     native_library.library.cache_clear()
+    native_library._in_wheel.cache_clear()
     return cache / "native"
 
 

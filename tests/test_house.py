@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from types import ModuleType
 from typing import get_type_hints
 
 import pytest
@@ -16,6 +15,7 @@ from typer.models import OptionInfo
 
 from attncli.checkpoint.catalog import SHIPPED
 from attncli.cli.main import app
+from tests.support.hatch import hatch_build
 from tests.support.places import ROOT
 
 PACKAGE = ROOT / "attncli"
@@ -158,14 +158,7 @@ def test_every_relative_link_has_an_existing_target(page):
 
 
 def test_links_and_pictures_of_the_readme_are_absolute_on_a_package_index():
-    interface = ModuleType("hatchling.metadata.plugin.interface")
-    interface.MetadataHookInterface = object
-    code = (ROOT / "hatch_build.py").read_text().replace("from hatchling.metadata.plugin.interface", "from interface")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(sys.modules, "interface", interface)
-        hook = ModuleType("hook")
-        exec(code, hook.__dict__)
-    page = hook.absolute((ROOT / "README.md").read_text(encoding="utf-8"), "https://here")
+    page = hatch_build().absolute((ROOT / "README.md").read_text(encoding="utf-8"), "https://here")
     links = re.findall(r"\]\(([^)\s]+)\)", page)
     pictures = re.findall(r'(?:src|srcset)="([^"]+)"', page)
     assert links

@@ -1,9 +1,10 @@
-"""Compiles native.c once into a library for this machine's processor; later processes load the stored library.
+"""Finds the compiled library of native.c: in the wheel, or compiled once for this machine's processor and stored.
 
-`begin` starts the compiler as a child process, so that it runs while PyTorch is imported; `library` waits for it. The
-library's key covers everything that its machine code depends on: the source, the compiler, the flags, the processor.
-Without a compiler, there is no library, and PyTorch runs the network. After a failure, the compiler is not started
-again for a day. `library_store` manages the folder and decides which files are trusted. No torch.
+An installed wheel has libraries (`wheel_library`), and then nothing is compiled. Otherwise, `begin` starts the
+compiler as a child process, so that it runs while PyTorch is imported; `library` waits for it. The key of a stored
+library covers everything that its machine code depends on: the source, the compiler, the flags, the processor. Without
+a compiler, there is no library, and PyTorch runs the network. After a failure, the compiler is not started again for a
+day. `library_store` manages the folder and decides which files are trusted. No torch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -34,12 +36,10 @@ from attncli.model.library_store import (
     stored_library,
     usable_folder,
 )
+from attncli.model.wheel_library import FLAGS, LIBRARIES, SOURCE, best_library
 
-_SOURCE = Path(__file__).with_name("native.c")
 _COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC")
 _PROCESSOR_FLAGS = ("-march=native", "-mcpu=native")  # the first that the compiler accepts is used
-_LIBRARIES = ("-lm", "-lpthread")
 _SECONDS = 120.0  # the time limit of a compiler
 _RETRY_SECONDS = 86400.0  # after a failure; by then its cause may be gone, such as a missing header
 _MOST_OUTPUT, _LONGEST_SHOWN = 1 << 16, 200  # bytes of a compiler's output to read; characters to show
@@ -51,10 +51,12 @@ _STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is kil
 def begin() -> _Compilation | None:
     """Returns the stored library, or a compilation of it that this call starts.
 
-    Returns None if there is no compiler or if ATTNCLI_NATIVE is 0.
+    Returns None if the wheel has a library, if there is no compiler, or if ATTNCLI_NATIVE is 0.
     """
+    if os.environ.get("ATTNCLI_NATIVE") == "0" or _in_wheel() is not None or os.name != "posix":
+        return None
     compiler = _compiler()
-    if compiler is None or os.name != "posix" or os.environ.get("ATTNCLI_NATIVE") == "0":
+    if compiler is None:
         return None
     try:
         folder = cache_folder() / "native"
@@ -71,16 +73,35 @@ def compiling() -> bool:
 
 @cache
 def library() -> Library | None:
-    """Waits for the compiler if it runs, and returns the library; None if there is no library."""
-    compilation = begin()
-    return compilation.result() if compilation else None
+    """Returns the library of the wheel or the compiled one, or None. Waits for the compiler if it runs."""
+    if os.environ.get("ATTNCLI_NATIVE") == "0":
+        return None
+    found = _in_wheel() or begin()
+    return found.result() if found else None
 
 
 def refuse(why: object) -> None:
     """Records why the library cannot be loaded."""
-    compilation = begin()
-    if compilation is not None:
-        compilation.problem = f"the compiled library cannot be loaded: {why}"
+    found = _in_wheel() or begin()
+    if found is not None:
+        found.problem = f"the compiled library cannot be loaded: {why}"
+
+
+@dataclass
+class _InWheel:
+    """The library of an installed wheel, which is as trusted as the other files of the wheel."""
+
+    path: Path
+    problem: str = ""
+
+    def result(self) -> Library:
+        return Library(self.path, str(self.path))
+
+
+@cache
+def _in_wheel() -> _InWheel | None:
+    path = best_library()
+    return None if path is None else _InWheel(path)
 
 
 def problem() -> str:
@@ -90,9 +111,9 @@ def problem() -> str:
     """
     if os.environ.get("ATTNCLI_NATIVE") == "0":
         return ""
-    compilation = begin()
-    if compilation is not None:
-        return compilation.problem
+    found = _in_wheel() or begin()
+    if found is not None:
+        return found.problem
     if _compiler() is not None:
         return "there is no home folder to store it in (set ATTNCLI_CACHE)"
     named = os.environ.get("CC")
@@ -147,7 +168,7 @@ class _Compilation:
         self._unfinished.touch(mode=0o700)  # fails here, before any work, if the folder cannot be written
         atexit.register(self._stop)
         stopping.register(self._stop)
-        flags = (*_processor_flags(self._compiler), *_FLAGS, "-o", str(self._unfinished), str(_SOURCE), *_LIBRARIES)
+        flags = (*_processor_flags(self._compiler), *FLAGS, "-o", str(self._unfinished), str(SOURCE), *LIBRARIES)
         null = subprocess.DEVNULL
         try:
             self._output, name = tempfile.mkstemp()
@@ -243,5 +264,5 @@ def _key(compiler: list[str]) -> str:
     with suppress(OSError):
         program = Path(shutil.which(compiler[0]) or compiler[0]).stat()
         processor += f" {program.st_size} {program.st_mtime_ns}"
-    parts = (_SOURCE.read_bytes(), repr((compiler, _PROCESSOR_FLAGS, _FLAGS, processor)).encode())
+    parts = (SOURCE.read_bytes(), repr((compiler, _PROCESSOR_FLAGS, FLAGS, processor)).encode())
     return hashlib.sha256(b"".join(parts)).hexdigest()[:32]

@@ -42,8 +42,8 @@ def _a_cache_of_its_own(request, tmp_path, monkeypatch):
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "own"))
     if "at_home" not in request.fixturenames:
         (tmp_path / "native.c").write_text(SMALL)
-        monkeypatch.setattr(native_library, "_SOURCE", tmp_path / "native.c")
-    monkeypatch.setattr(native_library, "_FLAGS", (*QUICK, "-shared", "-fPIC"))
+        monkeypatch.setattr(native_library, "SOURCE", tmp_path / "native.c")
+    monkeypatch.setattr(native_library, "FLAGS", (*QUICK, "-shared", "-fPIC"))
 
 
 KNOWS_ALL = 'case "$*" in *-fsyntax-only*) exit 0;; esac'
@@ -319,7 +319,7 @@ def test_integers_without_a_library_are_refused(at_home, monkeypatch, capsys):
 @needs_compiler
 def test_the_library_s_name_covers_everything_it_depends_on(monkeypatch):
     one = native_library._key(CC)
-    monkeypatch.setattr(native_library, "_FLAGS", ("-O1",))
+    monkeypatch.setattr(native_library, "FLAGS", ("-O1",))
     assert native_library._key(CC) != one
     assert native_library._key(["another"]) != native_library._key(CC)
 
