@@ -377,8 +377,8 @@ def test_an_adapter_and_a_gguf_file_are_refused_by_their_kind(text, capsys):
     Path("quantized/tiny.Q4_K_M.gguf").touch()
     told = {
         "lora": ("holds an adapter (adapter_config.json)", "give --adapter"),
-        "quantized": ("holds tiny.Q4_K_M.gguf, a GGUF file", "model.safetensors"),
-        "quantized/tiny.Q4_K_M.gguf": ("is a GGUF file, which attncli does not read", "model.safetensors"),
+        "quantized": ("holds tiny.Q4_K_M.gguf, a GGUF file", "Give the file: quantized/tiny.Q4_K_M.gguf"),
+        "quantized/tiny.Q4_K_M.gguf": ("is not a readable GGUF file: it does not begin with GGUF", "Copy it again"),
     }
     for name, words in told.items():
         for command in (["info", name], ["tokenize", "-m", name, "a"], ["train", "text.txt", "--from", name]):

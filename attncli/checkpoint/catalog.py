@@ -17,22 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from attncli.checkpoint.atomic import model_name_of, present
-from attncli.checkpoint.directory import (
-    ADAPTER_CONFIG,
-    CONFIG,
-    RUN,
-    TRAIN_FIRST,
-    WEIGHTS,
-    WHOLE_MODEL,
-    file_status,
-    read_json,
-)
+from attncli.checkpoint.directory import ADAPTER_CONFIG, CONFIG, RUN, TRAIN_FIRST, WEIGHTS, file_status, read_json
 from attncli.checkpoint.lock import is_held
 from attncli.errors import BadCheckpoint
 from attncli.folders import models_folder
 from attncli.paths import is_file, is_folder, look, real, unreadable
 
 MODELS_FOLDER = Path("checkpoints")
+GGUF = ".gguf"  # the end of the name of a model in one file
 DEFAULT = "stories"  # the shipped model that is used if there is no other model
 SHIPPED = (DEFAULT, "translate")  # the models that ship with attncli
 _HERE = Path(__file__).resolve().parent.parent
@@ -57,7 +49,7 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """Returns the directory of a model by its name, which may also be a path.
+    """Returns the directory of a model by its name, which may also be a path, or the path of a GGUF file.
 
     Searches the path itself, ./checkpoints, the user's folder and the shipped models, in this order. Without a name,
     uses the name in ATTNCLI_MODEL. If ATTNCLI_MODEL is not set, returns the newest model of the first place that has a
@@ -72,10 +64,11 @@ def find_model(name: str | None) -> Path:
     if found is not None:
         return found
     if is_file(name):
-        if name.lower().endswith(".gguf"):
-            raise BadCheckpoint(f"{name} is a GGUF file, which attncli does not read.", WHOLE_MODEL)
+        if name.lower().endswith(GGUF):
+            return Path(name)
         raise BadCheckpoint(
-            f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
+            f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}, or a file that ends in {GGUF}.",
+            "Give the directory.",
         )
     if problem is not None:
         raise problem

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.directory import ModelFolder
+from attncli.checkpoint.gguf.folder import open_folder
 from attncli.errors import COPY_AGAIN, BadCheckpoint, BadInput, UsageProblem
 from attncli.text.tokenizer import Tokenizer, checked_text
 
@@ -100,14 +100,14 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
 
     Raises BadCheckpoint if the template is malformed.
     """
-    folder = ModelFolder(path)
+    folder = open_folder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
     names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
     if folder.holds(directory.CHAT_TEMPLATE):  # this file has precedence, as in transformers
         source: object = folder.read(directory.CHAT_TEMPLATE, _LARGEST).decode("utf-8", "replace")
-        where = path / directory.CHAT_TEMPLATE
+        where = folder.where(directory.CHAT_TEMPLATE)
     else:
-        source, where = _chosen(described.get("chat_template"), path), path / directory.TOKENIZER_CONFIG
+        source, where = _chosen(described.get("chat_template"), path), folder.where(directory.TOKENIZER_CONFIG)
     if source is None:
         return None
     if not isinstance(source, str) or len(source) > _LARGEST:

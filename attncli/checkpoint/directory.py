@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attncli.checkpoint.families.shared import Family
+from attncli.checkpoint.families.tensor_names import TensorNames
 from attncli.checkpoint.untrusted_json import parse_object, parse_object_lines
 from attncli.errors import COPY_AGAIN, BadCheckpoint
 from attncli.paths import is_file, look, open_regular, read_regular, real, unreadable
@@ -97,7 +99,9 @@ def _missing(path: Path) -> BadCheckpoint:
         )
     ggufs = _named(folder, ("*.gguf",))
     if ggufs:
-        return BadCheckpoint(f"{folder} holds {ggufs[0]}, a GGUF file, and no {path.name}.", WHOLE_MODEL)
+        return BadCheckpoint(
+            f"{folder} holds {ggufs[0]}, a GGUF file, and no {path.name}.", f"Give the file: {folder / ggufs[0]}"
+        )
     pickles, hint = _named(folder, _PICKLES), TRAIN_FIRST
     what = "an adapter" if path.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) else "a model"
     if pickles:
@@ -149,6 +153,14 @@ class ModelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._digests = self._read_manifest()
+
+    def where(self, name: str) -> Path:
+        """Returns the path of a file, for errors."""
+        return self.path / name
+
+    def names_of(self, family: Family) -> TensorNames:
+        """Returns the names that the tensors of a model of this family have in the files of weights."""
+        return family.tensor_names
 
     def read(self, name: str, largest: int = _LARGEST_TOKENIZER) -> bytes:
         """Returns the content of a file of at most `largest` bytes."""

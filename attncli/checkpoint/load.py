@@ -20,6 +20,7 @@ from attncli.checkpoint.atomic import present
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.families.registry import read_config
+from attncli.checkpoint.gguf.folder import open_folder
 from attncli.checkpoint.save import Borders, Checkpoint, State, token_ids
 from attncli.checkpoint.tensors import open_tensors
 from attncli.checkpoint.weights import read_weights
@@ -111,7 +112,7 @@ class LoadedModel:
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype | None, adapter: Path | None = None) -> LoadedModel:
-    """Loads the model of a directory onto a device. The weights have `dtype`; None keeps the stored dtype.
+    """Loads the model of a directory or GGUF file onto a device. The weights have `dtype`; None keeps the stored dtype.
 
     The adapter in the directory `adapter` is merged into the weights, in float32, before they are rounded to the dtype.
     Raises BadCheckpoint for a file that is missing, damaged, unsafe or of another format.
@@ -138,13 +139,13 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
 
 
 def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None, place: Path | None) -> LoadedModel:
-    folder = ModelFolder(path)
+    folder = open_folder(path)
     described = folder.json(directory.CONFIG)
-    family, config = read_config(described, str(path / directory.CONFIG))
+    family, config = read_config(described, str(folder.where(directory.CONFIG)))
     tokenizer = _tokenizer_of(folder, config)
     adapter = None if place is None else read_adapter(place, config, family.tensor_names)
     change = (lambda held, tensor: tensor) if adapter is None else adapter.change
-    model = read_weights(folder, config, family.tensor_names, device, dtype, change)
+    model = read_weights(folder, config, folder.names_of(family), device, dtype, change)
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = token_ids(settings.get("eos_token_id"), tokenizer) or token_ids(tokenizer.end_of_text, tokenizer)
     starts = token_ids(settings.get(_start_setting(config)), tokenizer) or ends or {0}

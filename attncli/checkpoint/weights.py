@@ -7,7 +7,7 @@ code is executed, and no file outside the directory is opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from torch import Tensor
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.families.tensor_names import StoredTensor, TensorNames
+from attncli.checkpoint.gguf.folder import GgufFolder
+from attncli.checkpoint.gguf.tensors import GgufTensors, open_gguf_tensors
 from attncli.checkpoint.tensors import Entry, TensorFile, open_tensors
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
@@ -25,6 +27,7 @@ from attncli.model.transformer import Transformer
 
 _FIRST_BLOCK = "blocks.0."
 Change = Callable[[StoredTensor, Tensor], Tensor]  # a tensor of a file -> the tensor that the model uses
+Files = Sequence[TensorFile | GgufTensors]
 
 
 def read_weights(
@@ -42,7 +45,7 @@ def read_weights(
     the stored dtype.
     """
     hashed = folder.holds(directory.MANIFEST)
-    with _open(folder, hashed) as files:
+    with _open(folder, hashed, dtype) as files:
         recognized = names.recognize((entry.name for file in files for entry in file.entries), config.tied)
         _check_layers(folder, files, config, names.count_layers(recognized.values()))
         shapes = our_shapes(config)
@@ -95,8 +98,15 @@ def stored_shape(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[
 
 
 @contextmanager
-def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
-    """Opens every file of weights, reads the headers, and yields the open files. Raises BadCheckpoint."""
+def _open(folder: ModelFolder, hashed: bool, dtype: torch.dtype | None) -> Iterator[Files]:
+    """Opens every file of weights, reads the headers, and yields the open files. Raises BadCheckpoint.
+
+    The tensors of a GGUF file, which may be quantized, are read with the given dtype.
+    """
+    if isinstance(folder, GgufFolder):
+        with open_gguf_tensors(folder, dtype) as file:
+            yield [file]
+        return
     index = None
     if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
         index = directory.shards(folder.json(directory.INDEX), folder.path / directory.INDEX)
@@ -109,7 +119,7 @@ def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
         yield files
 
 
-def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorFile]) -> None:
+def _check_index(folder: ModelFolder, index: dict[str, str], files: Files) -> None:
     """Raises BadCheckpoint unless each tensor is in the shard that the index names and in no other shard."""
     found = {(entry.name, file.path.name) for file in files for entry in file.entries}
     missing, extra = sorted(index.items() - found), sorted(found - index.items())
@@ -122,7 +132,7 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
         )
 
 
-def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, layers: tuple[int, int]) -> None:
+def _check_layers(folder: ModelFolder, files: Files, config: ModelConfig, layers: tuple[int, int]) -> None:
     """Raises BadCheckpoint if the numbers of `layers` in the files, decoder and encoder, are not the config's.
 
     This check runs first, because the other checks take time for each layer of the config.
@@ -154,10 +164,7 @@ def our_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 
 
 def _check_headers(
-    files: list[TensorFile],
-    recognized: Mapping[str, str],
-    expected: Mapping[str, tuple[int, ...]],
-    optional: frozenset[str],
+    files: Files, recognized: Mapping[str, str], expected: Mapping[str, tuple[int, ...]], optional: frozenset[str]
 ) -> set[str]:
     """Raises BadCheckpoint if a name, shape or dtype differs from `expected`, before any weight is read.
 

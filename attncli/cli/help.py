@@ -24,7 +24,8 @@ _HELP: HelpRow = ("-h, --help", "", "Show this page and exit.")
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
 _WHICH_MODEL = (
-    "-m MODEL is a directory, a name in ./checkpoints or ATTNCLI_MODELS, or owner/name on the Hugging Face hub. "
+    "-m MODEL is a directory, a file that ends in .gguf, a name in ./checkpoints or ATTNCLI_MODELS, or owner/name on "
+    "the Hugging Face hub. "
     "Unset: the model that ATTNCLI_MODEL names, else the newest in ./checkpoints or ATTNCLI_MODELS, else the model "
     "that comes with attncli."
 )

@@ -23,6 +23,7 @@ from attncli.cli.bench import bench
 from attncli.cli.compare import compare
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
+from attncli.cli.export import export
 from attncli.cli.faithful import faithful
 from attncli.cli.generate import generate
 from attncli.cli.heads import heads
@@ -76,6 +77,7 @@ _COMMANDS: dict[str, list[Callable[..., None]]] = {
         plot,
         info,
         models,
+        export,
     ],
 }
 for _panel, _commands in _COMMANDS.items():

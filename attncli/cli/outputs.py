@@ -21,6 +21,7 @@ _ENDINGS = {
     "--page": (".html", ".htm"),
     "--csv": (".csv",),
     "--npz": (".npz",),
+    "--gguf": (".gguf",),
 }
 
 

@@ -12,7 +12,7 @@ from attncli.checkpoint.catalog import MODELS_FOLDER, is_never_default, known_mo
 
 if TYPE_CHECKING:
     from attncli.checkpoint.resolve import Places
-    from attncli.cli.shared import ModelSource
+    from attncli.cli.shared import AdaptedChoice
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -25,7 +25,7 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
     return resolve_model(model, revision, weights=weights, downloading=_downloading)
 
 
-def find_adapted(source: ModelSource, *, weights: bool = True) -> Places:
+def find_adapted(source: AdaptedChoice, *, weights: bool = True) -> Places:
     """Returns the directories of the model and of the adapter that the options choose. Downloads as `find` does."""
     from attncli.checkpoint.resolve import resolve_adapted
 
@@ -40,7 +40,7 @@ def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]
     return downloading_bar(messages(), name)
 
 
-def require_chat_template(source: ModelSource) -> None:
+def require_chat_template(source: AdaptedChoice) -> None:
     """Raises UsageProblem for a model without a chat template, BadCheckpoint for an invalid one."""
     from attncli.checkpoint.chat import required_chat_template
 

@@ -29,7 +29,7 @@ class ModelChoice:
 
     model: str | None = option(
         None,
-        "A directory, a name that attncli models lists, or owner/name of the hub.",  # --help-all says more
+        "A directory, a GGUF file, a name that attncli models lists, or owner/name of the hub.",  # --help-all says more
         "--model",
         "-m",
         suggestions=model_names,
@@ -54,8 +54,8 @@ class ModelChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource(ModelChoice):
-    """The options that choose a model and the device to load it on."""
+class AdaptedChoice(ModelChoice):
+    """The options that choose a model and an adapter to merge into it."""
 
     adapter: str | None = option(
         None,
@@ -63,12 +63,18 @@ class ModelSource(ModelChoice):
         metavar="DIR",
         rare=True,
     )
-    device: str = option_from(TrainConfig, "device")
 
     @property
     def again(self) -> str:
         """The options that choose the same model and adapter in another command."""
         return super().again + ("" if self.adapter is None else f" --adapter {shlex.quote(self.adapter)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(AdaptedChoice):
+    """The options that choose a model, an adapter, and the device to load the model on."""
+
+    device: str = option_from(TrainConfig, "device")
 
 
 @dataclass(frozen=True, kw_only=True)

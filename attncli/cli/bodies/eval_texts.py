@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
-from attncli.checkpoint.directory import CONFIG, ModelFolder
+from attncli.checkpoint.catalog import GGUF, MODELS_FOLDER, find_model, known_models
+from attncli.checkpoint.directory import CONFIG
 from attncli.checkpoint.families.registry import config_from_json
+from attncli.checkpoint.gguf.folder import open_folder
 from attncli.checkpoint.hub import is_of_hub
 from attncli.cli.resolving import find_adapted
 from attncli.cli.shared import ModelSource
@@ -60,10 +61,15 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
     if model is not None or not first or is_file(first):
         return model, list(words)
     is_model = any(is_file(folder / CONFIG) for folder in (Path(first), MODELS_FOLDER / first))
-    is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
+    is_model = (
+        is_model
+        or first.lower().endswith(GGUF)
+        or any(first == entry.name for entry in known_models())
+        or bool(more and is_of_hub(first))
+    )
     if is_model and more:
         return first, more
-    if (is_model and not exists(first)) or is_file(Path(first) / CONFIG):
+    if (is_model and not exists(first)) or is_file(Path(first) / CONFIG) or first.lower().endswith(GGUF):
         raise UsageProblem(
             f"{first} is a model, and there is no text to score.", f"Add a file: attncli eval {first} FILE"
         )
@@ -87,7 +93,8 @@ def model_beside_pairs(words: Sequence[str], model: str | None) -> tuple[str | N
 def translates(source: ModelSource) -> bool:
     """Whether a model is an encoder-decoder. Reads its config only. Raises BadCheckpoint if there is no such model."""
     path = find_adapted(source, weights=False).model
-    return config_from_json(ModelFolder(path).json(CONFIG), str(path / CONFIG)).encoder_layers > 0
+    folder = open_folder(path)
+    return config_from_json(folder.json(CONFIG), str(folder.where(CONFIG))).encoder_layers > 0
 
 
 def read_texts(paths: list[str], train_files: Sequence[str], last: float, reading: CorpusConfig) -> Texts:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from attncli.checkpoint.catalog import status_of
-from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of
+from attncli.checkpoint.directory import CONFIG, RUN, name_of
 from attncli.checkpoint.families.registry import config_from_json
+from attncli.checkpoint.gguf.folder import open_folder
 from attncli.cli.bodies.results import show_result
 from attncli.cli.resolving import find
 from attncli.cli.shared import ModelChoice
@@ -19,8 +20,8 @@ def run(choice: ModelChoice, preset: str | None, *, json: bool) -> None:
         made, where = {}, None
     else:
         path = find(choice.model, choice.revision, weights=False)
-        folder = ModelFolder(path)
-        config = config_from_json(folder.json(CONFIG), str(path / CONFIG))
+        folder = open_folder(path)
+        config = config_from_json(folder.json(CONFIG), str(folder.where(CONFIG)))
         made = folder.json_if_any(RUN)
         if made:
             made["status"] = status_of(path, made)

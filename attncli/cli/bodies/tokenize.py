@@ -13,6 +13,7 @@ from pathlib import Path
 from attncli.checkpoint.catalog import newest_model, shipped_model
 from attncli.checkpoint.directory import CONFIG, ModelFolder, name_of
 from attncli.checkpoint.families.registry import config_from_json
+from attncli.checkpoint.gguf.folder import open_folder
 from attncli.cli.bodies.results import show_result
 from attncli.cli.outputs import write_file
 from attncli.cli.resolving import find
@@ -120,12 +121,12 @@ def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str, bool]:
         print_note("there is no model yet, so each byte is a token; attncli train FILE makes a model with a tokenizer")
         return byte_tokenizer(), "bytes", False
     path = find(choice.model, choice.revision, weights=False)
-    folder = ModelFolder(path)
+    folder = open_folder(path)
     return folder.tokenizer(), name_of(path), _closes(folder)
 
 
 def _closes(folder: ModelFolder) -> bool:
     """Whether the model has an encoder, which reads the closing tokens too. False if the config cannot be read."""
     with suppress(BadCheckpoint):
-        return config_from_json(folder.json(CONFIG), str(folder.path / CONFIG)).kind != "decoder"
+        return config_from_json(folder.json(CONFIG), str(folder.where(CONFIG))).kind != "decoder"
     return False
