@@ -170,6 +170,7 @@ DOCUMENTS = [
     ["tokenize", "Once"],
     ["info"],
     ["models"],
+    ["export", "--gguf", "{folder}/stories.gguf"],
     ["bench", "--time", "0.01"],
     ["eval", "{folder}/text.txt", "--last", "0.5"],
     ["train", "{folder}/text.txt", *BRIEF, "--plan"],

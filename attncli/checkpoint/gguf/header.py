@@ -117,7 +117,7 @@ class _HeaderReader:
             known = ", ".join(kind.name for kind in TYPES.values())
             raise BadCheckpoint(
                 f"{self._path}: {self._shown(name)} has type {OTHER_TYPES.get(code, code)}, which is not read.",
-                f"Read: {known}. Convert it with llama-quantize --allow-requantize FILE OUT Q8_0.",
+                f"Read: {known}. Convert it to Q8_0 with llama-quantize.",
             )
         if not all(shape) or math.prod(shape) > _MOST_NUMBERS or begin % alignment:
             raise self._refusal(f"the shape or the offset of {self._shown(name)} is impossible")

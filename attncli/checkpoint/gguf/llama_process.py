@@ -1,4 +1,4 @@
-"""A program that asks llama.cpp for token ids and logits: reads JSON from standard input, writes JSON to standard output.
+"""A program that asks llama.cpp for token ids and logits, with JSON on standard input and output.
 
 The program runs in its own process, because a failed assertion of llama.cpp ends the process. It imports nothing of
 attncli.
