@@ -32,10 +32,16 @@ _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 class Message(TypedDict):
-    """One turn of a conversation; `role` is 'user' or 'assistant'."""
+    """One turn of a conversation; `role` is 'system', 'user' or 'assistant'."""
 
     role: str
     content: str
+
+
+class TemplateFailure(BadCheckpoint):
+    """A chat template that fails for some messages; `why` says how, without the path of the template."""
+
+    why = ""
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,20 @@ class ChatTemplate:
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Returns the ids of the conversation, which end where the model's turn begins.
 
-        Raises BadCheckpoint if the template fails or takes too long.
+        Raises TemplateFailure if the template fails or takes too long.
+        """
+        return tokenizer.encode_with_special(*self.rendered(tokenizer, messages))
+
+    def rendered(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[str, dict[str, str]]:
+        """Returns the rendered conversation and its placeholders, as `encode_with_special` takes them.
+
+        This needs no model and takes most of the time. Raises TemplateFailure if the template fails or takes too long.
         """
         for message in messages:
             checked_text(message["content"])
         hidden = tokenizer.stand_ins([message["content"] for message in messages])
         said = [Message(role=message["role"], content=_hide(message["content"], hidden)) for message in messages]
-        return tokenizer.encode_with_special(self._rendered(said), hidden)
+        return self._rendered(said), hidden
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         most = _MOST_RENDERED + 2 * sum(len(message["content"]) for message in messages)
@@ -79,10 +92,12 @@ class ChatTemplate:
         except BadInput:
             raise self._failed("it makes text that is not valid Unicode") from None
 
-    def _failed(self, why: str) -> BadCheckpoint:
-        return BadCheckpoint.naming(
+    def _failed(self, why: str) -> TemplateFailure:
+        failure = TemplateFailure.naming(
             lambda named: (f"The chat template of {self.where} fails: {why}.", f"Leave out {named('chat')}.")
         )
+        failure.why = why
+        return failure
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:

@@ -34,6 +34,7 @@ class Limits:
     texts_waiting: int = 256  # that wait until others have ended
     samples: int = 128  # of one prompt
     prompts: int = 256  # of one request
+    messages: int = 1000  # of one conversation
     new_tokens: int = 16_384  # of one sample
     text_seconds: float = 600  # from a request for texts to the end of its answer
     cache_bytes: int = 2 << 30  # of the keys and values of one model

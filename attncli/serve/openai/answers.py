@@ -1,12 +1,13 @@
-"""Writes the answers of POST /v1/completions: records to JSON in OpenAI's form."""
+"""Writes answers in OpenAI's form: records to JSON. Here is what all routes share, and POST /v1/completions."""
 
 from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from attncli.serve.openai.choices import Delta
 from attncli.serve.openai.scored import ScoredToken
@@ -28,36 +29,63 @@ def usage_document(prompt: int, generated: int) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(ABC):
     """What all parts of the answer to one request have in common."""
+
+    PREFIX: ClassVar[str]  # of the id
+    OBJECT: ClassVar[str]
+    CHUNK: ClassVar[str]  # the object of a part of a stream
 
     model: str
     seed: int
     spelling: Spelling
     logprobs: bool  # whether the answer has log-probabilities
-    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    key: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def document(self, deltas: Sequence[Delta], usage: Mapping[str, int]) -> dict[str, Any]:
         """Returns the whole answer, given one delta for each sample."""
-        return self._head | {"choices": [self._choice(delta) for delta in deltas], "usage": usage}
+        return self._head(self.OBJECT) | {"choices": [self._choice(delta) for delta in deltas], "usage": usage}
 
     def chunk(self, delta: Delta, *, usage: bool) -> dict[str, Any]:
         """Returns a part of a streamed answer. With `usage`, the last part has the numbers of tokens."""
-        return self._head | {"choices": [self._choice(delta)]} | ({"usage": None} if usage else {})
+        return self._chunk(self._part(delta), usage=usage)
+
+    def first_chunks(self, samples: int, *, usage: bool) -> list[dict[str, Any]]:
+        """Returns the parts with which a stream of some samples begins."""
+        return []
 
     def usage_chunk(self, usage: Mapping[str, int]) -> dict[str, Any]:
         """Returns the last part of a streamed answer: the numbers of tokens."""
-        return self._head | {"choices": [], "usage": usage}
+        return self._head(self.CHUNK) | {"choices": [], "usage": usage}
 
-    @property
-    def _head(self) -> dict[str, Any]:
-        head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
+    def _chunk(self, choice: dict[str, Any], *, usage: bool) -> dict[str, Any]:
+        return self._head(self.CHUNK) | {"choices": [choice]} | ({"usage": None} if usage else {})
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        head = {"id": f"{self.PREFIX}-{self.key}", "object": kind, "created": self.created, "model": self.model}
         return head | {"seed": self.seed}
+
+    @abstractmethod
+    def _choice(self, delta: Delta) -> dict[str, Any]:
+        """Returns a sample of a whole answer."""
+
+    @abstractmethod
+    def _part(self, delta: Delta) -> dict[str, Any]:
+        """Returns what a step adds to a sample."""
+
+
+class CompletionAnswer(Answer):
+    """The answer of POST /v1/completions."""
+
+    PREFIX, OBJECT, CHUNK = "cmpl", "text_completion", "text_completion"
 
     def _choice(self, delta: Delta) -> dict[str, Any]:
         logprobs = self._logprobs(delta.tokens) if self.logprobs else None
         return {"index": delta.index, "text": delta.text, "logprobs": logprobs, "finish_reason": delta.reason}
+
+    def _part(self, delta: Delta) -> dict[str, Any]:
+        return self._choice(delta)
 
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from attncli.config import SampleConfig
@@ -20,6 +20,7 @@ from attncli.generation.ending import SampleText
 from attncli.generation.sampling import generators
 from attncli.generation.token_details import TokenDetails
 from attncli.serve.models import ServedModel
+from attncli.serve.openai.answers import Answer, usage_document
 from attncli.serve.openai.choices import Choice, Delta
 from attncli.serve.openai.fields import TextFields, refusal_of_setting
 from attncli.serve.openai.prompts import ReadPrompt
@@ -72,9 +73,9 @@ class Generation:
         return sum(prompt.count for prompt in {id(choice.prompt): choice.prompt for choice in self.choices}.values())
 
     @property
-    def generated_tokens(self) -> int:
-        """The number of tokens of all samples."""
-        return sum(choice.generated for choice in self.choices)
+    def usage(self) -> dict[str, int]:
+        """The numbers of tokens, when all samples have ended."""
+        return usage_document(self.prompt_tokens, sum(choice.generated for choice in self.choices))
 
 
 async def begin(
@@ -143,6 +144,29 @@ def _samples(
 def _joined(deltas: Sequence[Delta]) -> Delta:
     text, tokens = "".join(delta.text for delta in deltas), tuple(token for delta in deltas for token in delta.tokens)
     return Delta(deltas[0].index, text, tokens, deltas[-1].reason)
+
+
+async def respond(
+    service: Service, request: Request, given: TextFields, answer: Answer, generation: Generation
+) -> Response:
+    """Returns the answer of a request, as a stream or when all samples have ended."""
+    if given.stream:
+        return EventStream(generation, _chunks(answer, generation, usage=given.include_usage))
+    try:
+        deltas = await service.desk.while_here(request, generation.whole())
+    finally:
+        generation.cancel()
+    return JSONResponse(answer.document(deltas, generation.usage))
+
+
+async def _chunks(answer: Answer, generation: Generation, *, usage: bool) -> AsyncGenerator[Sequence[Document], None]:
+    if first := answer.first_chunks(len(generation.choices), usage=usage):
+        yield first
+    async with aclosing(generation.deltas()) as steps:
+        async for deltas in steps:
+            yield [answer.chunk(delta, usage=usage) for delta in deltas]
+    if usage:
+        yield [answer.usage_chunk(generation.usage)]
 
 
 class EventStream(StreamingResponse):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from attncli.generation.token_details import TokenDetails
 from attncli.serve.models import ServedModel
-from attncli.serve.openai.answers import Answer, usage_document
+from attncli.serve.openai.answers import CompletionAnswer
 from attncli.serve.openai.completion_fields import CompletionFields, Prompt
 from attncli.serve.openai.fields import read_text_fields
-from attncli.serve.openai.generating import EventStream, Generation, begin
+from attncli.serve.openai.generating import begin, respond
 from attncli.serve.openai.prompts import ReadPrompt, read_prompt
 from attncli.serve.service import Service
 
@@ -30,14 +28,9 @@ def routes(service: Service) -> list[BaseRoute]:
         read = await _scored(service, request, given)
         details = None if given.logprobs is None else TokenDetails(given.logprobs)
         served, generation = await begin(service, request, given, config, read, details, generates=given.max_tokens > 0)
-        answer = Answer(served.loaded.name, config.seed, served.loaded.tokenizer.bytes_of, given.logprobs is not None)
-        if given.stream:
-            return EventStream(generation, _chunks(answer, generation, usage=given.include_usage))
-        try:
-            deltas = await service.desk.while_here(request, generation.whole())
-        finally:
-            generation.cancel()
-        return JSONResponse(answer.document(deltas, _usage(generation)))
+        loaded = served.loaded
+        answer = CompletionAnswer(loaded.name, config.seed, loaded.tokenizer.bytes_of, given.logprobs is not None)
+        return await respond(service, request, given, answer, generation)
 
     return [Route("/v1/completions", completions, methods=["POST"])]
 
@@ -57,17 +50,3 @@ async def _scored(
 
     found = [await service.desk.run(request, "prompt", None, partial(read, prompt)) for prompt in given.prompts]
     return lambda served: found
-
-
-async def _chunks(
-    answer: Answer, generation: Generation, *, usage: bool
-) -> AsyncGenerator[Sequence[dict[str, Any]], None]:
-    async with aclosing(generation.deltas()) as steps:
-        async for deltas in steps:
-            yield [answer.chunk(delta, usage=usage) for delta in deltas]
-    if usage:
-        yield [answer.usage_chunk(_usage(generation))]
-
-
-def _usage(generation: Generation) -> dict[str, int]:
-    return usage_document(generation.prompt_tokens, generation.generated_tokens)
