@@ -58,18 +58,14 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
             f"There is no file {first[:40]}…: the name is too long.",
             "To score a text itself, pipe it in and give - as the file.",
         )
-    if model is not None or not first or is_file(first):
+    is_gguf = first.lower().endswith(GGUF)
+    if model is not None or not first or (is_file(first) and not is_gguf):
         return model, list(words)
-    is_model = any(is_file(folder / CONFIG) for folder in (Path(first), MODELS_FOLDER / first))
-    is_model = (
-        is_model
-        or first.lower().endswith(GGUF)
-        or any(first == entry.name for entry in known_models())
-        or bool(more and is_of_hub(first))
-    )
+    is_model = is_gguf or any(is_file(folder / CONFIG) for folder in (Path(first), MODELS_FOLDER / first))
+    is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
     if is_model and more:
         return first, more
-    if (is_model and not exists(first)) or is_file(Path(first) / CONFIG) or first.lower().endswith(GGUF):
+    if (is_model and not exists(first)) or is_file(Path(first) / CONFIG) or is_gguf:
         raise UsageProblem(
             f"{first} is a model, and there is no text to score.", f"Add a file: attncli eval {first} FILE"
         )
