@@ -144,7 +144,7 @@ function explainFigures(page, legend) {
     shown.style.color = color;
     return shown;
   });
-  const busiest = page.shown === start.row && page.attention.part === start.part && start.part !== "cross" && page.chosen.length === 1 && page.chosen[0].name === start.heads[0].join(".");
+  const busiest = !legend.closest(".two") && page.shown === start.row && page.attention.part === start.part && start.part !== "cross" && page.chosen.length === 1 && page.chosen[0].name === start.heads[0].join(".");
   fill(
     legend,
     text(`lines.legend.${page.measure}`, { row: unitName(row) }),

@@ -74,7 +74,7 @@ export function tick(name, label) {
 export function createToolbar(page) {
   const holder = element("div", { class: "toolbar", role: "group" });
   const update = (/** @type {Set<string>} */ changed) => {
-    if (["all", "part", "heads", "language", "measure", "idle", "tint"].some((name) => changed.has(name))) rebuild(holder, shownBy(page), () => keepFocus(holder, () => build(page, holder)));
+    if (["all", "view", "part", "heads", "language", "measure", "idle", "tint"].some((name) => changed.has(name))) rebuild(holder, shownBy(page), () => keepFocus(holder, () => build(page, holder)));
   };
   return { element: holder, update };
 }
@@ -83,10 +83,19 @@ export function createToolbar(page) {
  * Returns everything that the controls depend on.
  * @param {Page} page
  */
-function shownBy({ doc, attention, chosen, causalAlone }) {
+function shownBy(page) {
+  const { doc, attention, chosen, causalAlone } = page;
   const { language, measure, tint, words, idle, common } = state;
   const shapes = doc.attentions.map(({ part, layers, heads, rollout }) => [part, layers, heads, !!rollout]);
-  return [shapes, !!doc.predictions, attention.part, chosen.map(({ name }) => name), causalAlone, language, measure, tint, words, idle, common];
+  return [shapes, !!doc.predictions, attention.part, chosen.map(({ name }) => name), causalAlone, comparable(page), language, measure, tint, words, idle, common];
+}
+
+/**
+ * Whether several heads are shown, which may share one scale.
+ * @param {Page} page
+ */
+function comparable({ pictured }) {
+  return pictured.length > 1 || state.view === "heads";
 }
 
 /**
@@ -105,7 +114,7 @@ function build(page, holder) {
     labelled("tint", select("tint", tints.map((name) => [name, text(`tint.${name}`)])), "help.tint"),
     tick("words", "words"),
     tick("idle", page.causalAlone ? "idle.first" : "idle.special"),
-    tick("common", "common"),
+    comparable(page) && tick("common", "common"),
     page.measure === "rollout" ? element("p", { class: "note" }, text("rollout.note")) : chooser(page),
   );
 }
