@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from attncli.errors import AttnError
 from attncli.serve.guard import Access, Guard
 from attncli.serve.refusal import Refusal, bug, refusal_of, standard_refusal
-from attncli.serve.routes import chat, completions, cut, models, next, page, runs, status
+from attncli.serve.routes import attention, chat, completions, cut, models, next, page, runs, status
 from attncli.serve.service import Service
 
 # To add a group of routes, write routes/NAME.py with a function `routes`, and add it here. What is asked passes the
@@ -26,6 +26,7 @@ GROUPS: tuple[Callable[[Service], list[BaseRoute]], ...] = (
     runs.routes,
     completions.routes,
     chat.routes,
+    attention.routes,
     status.routes,
 )
 
