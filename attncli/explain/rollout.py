@@ -64,7 +64,9 @@ class RolloutRows(Observer):
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Keeps the attention of a layer."""
-        self._layers.append((steps.weights[0].mean(0).cpu(), module))
+        weights = steps.weights[0]
+        wide = torch.promote_types(weights.dtype, torch.float32)  # a mean in bfloat16 would be rounded to 8 bits
+        self._layers.append((weights.mean(0, dtype=wide).cpu(), module))
 
     def product(self, rows: range) -> Tensor:
         """Returns the rollout (R, T) of some rows."""

@@ -478,3 +478,112 @@ def test_a_cut_of_words_covers_all_their_tokens(kind, page, folder):
         assert found == pytest.approx(expected, abs=1e-6)
     assert not page.all(".verdict .tokens-note")
     assert page.driver.get_log("browser") == []
+
+
+# Holds the decoding of the next document back until window.release is called.
+UNDECODED = """
+const read = Response.prototype.arrayBuffer;
+Response.prototype.arrayBuffer = async function () {
+  if (this.url) return read.call(this); // an answer of the server
+  Response.prototype.arrayBuffer = read;
+  window.decoding = true;
+  await new Promise((release) => (window.release = release));
+  return read.call(this);
+};
+"""
+# Holds requests to one address back until window.release is called, and keeps what they ask for.
+HOLD = """
+const [held, send] = [arguments[0], window.fetch];
+window.sent = [];
+window.fetch = (address, options) => {
+  if (!address.endsWith(held)) return send(address, options);
+  window.sent.push(JSON.parse(options.body));
+  if (window.released) return send(address, options);
+  return new Promise((done, reject) => {
+    options.signal.addEventListener("abort", () => reject(options.signal.reason));
+    window.release = () => done(send(address, options).finally(() => (window.answered = true)));
+  });
+};
+"""
+
+
+def until(page, condition):
+    page.driver.execute_async_script(
+        f"const done = arguments[0], poll = () => ({condition}) ? done() : requestAnimationFrame(poll); poll();"
+    )
+
+
+def test_a_document_that_is_decoded_after_a_newer_text_was_typed_is_not_shown(page):
+    typed(page, TEXT)
+    page.run(UNDECODED)
+    page.run(TYPED, "#live-text", f"{TEXT} the river")
+    until(page, "window.decoding")
+    page.run(TYPED, "#live-text", " ")
+    page.driver.execute_async_script(TOLD)
+    page.run("window.release()")
+    page.settle()
+    page.settle()
+    assert page.texts("#live > [role=status]") == ["Type a text."]
+    assert page.texts(".token[data-kind=row]") == labels(load_model("m"), TEXT)
+
+
+def test_a_cut_is_of_the_text_that_is_shown(page):
+    typed(page, TEXT)
+    page.run(HOLD, "/page")
+    page.run(TYPED, "#live-text", f"The river. {TEXT}")
+    until(page, "window.sent.length")
+    page.run(HOLD, "/cut")
+    page.click("[data-cut=row]")
+    until(page, "window.sent.length")
+    assert [(sent["text"], sent["row"]) for sent in page.run("return window.sent")] == [
+        (TEXT, len(load_model("m").tokenizer.pieces(TEXT)) - 1)
+    ]
+
+
+def test_the_effect_of_a_cut_in_another_attention_is_not_shown(page):
+    page.choose("model", "t")
+    shown(page)
+    typed(page, "dog")
+    page.click(".tokens .token[data-kind=row]")
+    page.click(".columns .line-token")
+    page.run(HOLD, "/cut")
+    page.click("[data-cut=row]")
+    until(page, "window.sent.length")
+    page.choose("part", "decoder")
+    page.settle()
+    told = page.texts(".verdict p")
+    assert "nothing to cut" in told[0]
+    page.run("window.released = true; window.release()")
+    until(page, "window.answered")
+    page.settle()
+    page.settle()
+    assert page.texts(".verdict p") == told
+
+
+def test_the_model_goes_on_writing_when_another_view_is_chosen(page):
+    typed(page, f"{TEXT} the river. " * 4)
+    page.run(HOLD, "/page")
+    page.click("[data-action=write]")
+    until(page, "window.sent.length")
+    page.click("[data-view=layers]")
+    page.settle()
+    assert page.texts("[data-action=write]") == ["Stop"]
+    page.run("window.released = true; window.release()")
+    until(page, "document.querySelectorAll('.drawn > li').length > 2")
+    assert page.run("return window.sent.at(-1).lens")
+    page.run("document.querySelector('[data-action=write]').click()")
+    assert page.messages() == []
+
+
+def test_a_followed_token_is_not_followed_in_another_model(page):
+    typed(page, TEXT)
+    page.click("[data-cut=row]")
+    page.driver.execute_async_script(MEASURED)
+    chosen = page.all("[name=token] option")[2].get_attribute("value")
+    page.choose("token", chosen)
+    page.settle()
+    assert f"token={chosen}" in page.driver.current_url
+    page.choose("model", "other")
+    shown(page)
+    page.click("[data-view=map]")
+    assert "token=" not in page.driver.current_url

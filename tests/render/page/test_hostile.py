@@ -98,8 +98,10 @@ def test_the_file_contains_no_text_of_a_token(hostile):
 def hidden(browser):
     """Hides the pages that are opened in this block: they run, but the fonts of their characters are not searched."""
     given = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": HIDDEN})
-    yield
-    browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", given)
+    try:
+        yield
+    finally:
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", given)
 
 
 def test_hostile_tokens_run_nothing_and_are_visible(browser, hostile):

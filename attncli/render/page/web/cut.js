@@ -50,7 +50,7 @@ export function createCut(page) {
   let result = null;
   const table = tableBehind(() => tableOf(page, result));
   const whole = element("section", { class: "panel cut" }, help, heat, choice, verdict, ranking, table.element);
-  let asked = "";
+  let newest = {}; // stands for the newest update: an effect that an older one has asked for is not shown
   const brief = element("button", { type: "button", class: "brief", hidden: true, onclick: () => whole.scrollIntoView() });
   const showResult = (/** @type {Element[]} */ nodes, /** @type {Result | null} */ found) => {
     result = found;
@@ -64,6 +64,7 @@ export function createCut(page) {
   const update = (/** @type {Set<string>} */ changed) => {
     if (["all", "temperature", "language"].some((name) => changed.has(name))) fill(heat, temperatureNote());
     if (!["all", "measure", "row", "row2", "column", "column2", "heads", "part", "cut", "everywhere", "words", "token", "language"].some((name) => changed.has(name))) return;
+    const own = (newest = {});
     whole.hidden = !page.doc.predictions;
     if (whole.hidden) return;
     title.textContent = text("cut.title");
@@ -73,7 +74,6 @@ export function createCut(page) {
     const shown = [KINDS.map((kind) => namesOf(page, { kind, edges: page.live })), offered, state.token, page.chosen[0].name, page.attention.part, state.cut, state.everywhere, state.language];
     rebuild(choice, shown, () => keepFocus(choice, () => buildChoice(page, choice, offered)));
     keepFocus(ranking, () => fill(ranking, ...rankingOf(page)));
-    asked = JSON.stringify(cut);
     const reason = cut && impossible(page, cut);
     if (!cut || reason) return showResult(reason ? [element("p", {}, reason)] : [element("p", { class: "note" }, text(predictedRow(page) === null ? "next.missing" : "cut.hint"))], null);
     const found = effectOf(page, cut);
@@ -86,10 +86,9 @@ export function createCut(page) {
     brief.hidden = true;
     if (result && changed.has("all")) whole.classList.add("stale");
     else showResult([element("p", { class: "note" }, text("cut.measuring"))], null);
-    const key = asked;
     found.then(
-      (measured) => key === asked && showResult(verdictOf(page, cut, measured), measured),
-      (error) => key === asked && error.name !== "AbortError" && showResult([element("p", {}, String(error.message ?? error))], null),
+      (measured) => own === newest && showResult(verdictOf(page, cut, measured), measured),
+      (error) => own === newest && error.name !== "AbortError" && showResult([element("p", {}, String(error.message ?? error))], null),
     );
   };
   return { element: whole, brief, update };
@@ -365,7 +364,7 @@ function saying({ attention }, key) {
  * @returns {Risen[]}
  */
 function risenOf(page, { candidates, after }) {
-  const known = new Set(candidates.map(({ label }) => label));
+  const known = new Set(candidates.map(({ id }) => id));
   const row = predictedRow(page);
   const { predictions } = page.doc;
   if (!predictions || row === null) return [];
@@ -373,7 +372,7 @@ function risenOf(page, { candidates, after }) {
   const least = probabilities[probabilities.length - 1];
   const unit = least < 0.00995 ? 1e4 : 1e3; // as many digits as `percent` shows
   const bound = Math.ceil(least * unit) / unit;
-  return after.filter(({ label }) => !known.has(label)).map(({ id, label, probability }) => {
+  return after.filter(({ id }) => !known.has(id)).map(({ id, label, probability }) => {
     const at = ids.indexOf(id);
     const shown = (/** @type {Format} */ format) => (at < 0 ? `<${format(bound)}` : format(probabilities[at]));
     return { label, before: at < 0 ? 0 : probabilities[at], shown, after: probability };
@@ -392,7 +391,7 @@ function verdictOf(page, cut, found) {
   const best = found.candidates[0];
   const heads = cut.heads ? headName(page.chosen[0].name) : text("heads.all");
   const values = { ...namesOf(page, cut), heads, head: heads };
-  const now = found.after.length && found.after[0].label !== best.label ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
+  const now = found.after.length && found.after[0].id !== best.id ? element("p", {}, text("cut.now", { token: found.after[0].label, probability: percent(found.after[0].probability) })) : null;
   const sentence = element("p", {}, text(saying(page, `cut.${cut.kind}.done`), values));
   const [before, after] = percents(first.before, first.after);
   const way = before === after ? "" : direction(first);

@@ -23,6 +23,8 @@ export class Server {
     this.number = 0;
     /** @type {Map<string, AbortController>} */
     this.running = new Map();
+    /** @type {Record<string, unknown>} the text and the model of the newest document */
+    this.read = {};
   }
 
   /**
@@ -57,23 +59,28 @@ export class Server {
   }
 
   /**
-   * Returns the document of the text.
+   * Returns the document of the text. Rejects with an AbortError if a newer one was asked for, also during decoding.
    * @param {boolean} cuts whether cuts are measured as well, which takes longer; otherwise only what the chosen view shows
    * @param {number | null} [row] the row around which they are measured; null for the one with which the page starts
    * @returns {Promise<Payload>}
    */
   async page(cuts, row = null) {
-    const parts = { cuts, row, lens: cuts || state.view === "layers", steps: cuts || state.view === "steps" };
-    return decode(await (await this.post("page", { ...asked(), ...parts })).arrayBuffer());
+    const read = asked();
+    const answer = this.post("page", { ...read, cuts, row, lens: cuts || state.view === "layers", steps: cuts || state.view === "steps" });
+    const signal = this.running.get("page")?.signal;
+    const payload = await decode(await (await answer).arrayBuffer());
+    signal?.throwIfAborted();
+    this.read = read;
+    return payload;
   }
 
   /**
-   * Returns the effect of a cut on the prediction of a row.
+   * Returns the effect of a cut on the prediction of a row, in the newest document. The text may be a newer one.
    * @param {Record<string, unknown>} cut
    * @returns {Promise<any>}
    */
   async cut(cut) {
-    return (await this.post("cut", { ...asked(), ...cut })).json();
+    return (await this.post("cut", { ...this.read, ...cut })).json();
   }
 }
 
@@ -165,7 +172,8 @@ export function createLive(holder, server, show) {
   translate();
   onChange((_, changed) => {
     if (changed.has("language")) translate();
-    if (changed.has("view") && live.brief && ["layers", "steps"].includes(state.view)) report(live, refresh(live));
+    // While the model writes, the next document has what the view shows.
+    if (changed.has("view") && live.brief && !writing.runs() && ["layers", "steps"].includes(state.view)) report(live, refresh(live));
     else if (changed.has("row") && lacksCuts(live)) restLater(live);
   });
   report(live, server.get("models").then((listed) => begin(live, listed)));
@@ -364,7 +372,7 @@ function createWriting(draw, status) {
     fill(many, text(running ? "live.stop" : "live.write"));
     fill(seedName, text("live.seed"));
   };
-  return { element: element("span", { class: "toolbar" }, one, many, element("label", {}, seedName, seed)), seed, stop, name };
+  return { element: element("span", { class: "toolbar" }, one, many, element("label", {}, seedName, seed)), seed, stop, name, runs: () => running !== null };
 }
 
 /** @param {HTMLInputElement} input */

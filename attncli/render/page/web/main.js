@@ -177,7 +177,7 @@ function follow(before, { documents }) {
   if (other && !("heads" in asked)) values.heads = start.heads.map(([layer, head]) => selectionName({ layer, head }));
   const last = before && state.row === before.documents[0].start.row;
   if ((last || other) && !("row" in asked)) values.row = start.row;
-  if (other && before) Object.assign(values, { column: null, cut: "none" });
+  if (other && before) Object.assign(values, { column: null, cut: "none", token: null }); // another model has other ids
   Object.assign(state, values);
   const { temperature, top_k, top_p, min_p } = start;
   if (other) setInitial({ temperature, top_k, top_p, min_p });
