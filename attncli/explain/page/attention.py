@@ -233,9 +233,9 @@ class _Recorder(Observer):
 def _norms(weights: Tensor, value: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Returns |f_h(x_j)| for each head and source (H, S), and |sum over h of a_hij f_h(x_j)| for each edge (R, S).
 
-    `weights` are a_hij (H, R, S), `value` (H, S, D), and `matrix` the output matrix (C, H, D). The vectors f_h(x_j) of
-    as many sources are formed at once as _MOST_WRITTEN allows, but of at least one: in float64 at most 128 MiB, or
-    8 x H x C bytes.
+    `weights` are a_hij (H, R, S), `value` (H, S, D), and `matrix` the output matrix (C, H, D). The vectors f_h(x_j)
+    are formed for at most _MOST_WRITTEN / (H x C) sources at once, and for at least one. In float64, they take at most
+    128 MiB, or the 8 x H x C bytes of one source.
     """
     at_once = max(1, _MOST_WRITTEN // (len(value) * len(matrix)))
     lengths, together = [], []

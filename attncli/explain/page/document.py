@@ -29,7 +29,7 @@ from attncli.text.tokenizer import Piece
 
 MOST_CELLS = 10_000_000  # weights that are recorded: layers x heads x rows x sources
 VECTOR_NUMBERS = 1_000_000  # of queries, keys and values, in each attention
-_FEW_ROWS = 24  # rows that have a logit lens in any case; matrix products of so few rows may round differently
+_FEW_ROWS = 24  # fewer rows always have a lens: without it, their small matrix product may be rounded differently
 KEPT_LOGITS = 50  # the largest logits of a row that are stored
 MOST_LOGITS = 200_000_000  # logits that are computed: (layers + 1) x rows x vocabulary
 MOST_EFFECTS = 2_000_000  # probabilities after cuts of edges in single heads, in each attention
