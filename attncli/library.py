@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, overload
 import torch
 
 from attncli import training
-from attncli.checkpoint.directory import name_of
+from attncli.checkpoint.directory import ADAPTER_CONFIG, name_of
 from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.checkpoint.resolve import resolve_adapted, resolve_model
 from attncli.checkpoint.target import claimed, target_directory
@@ -43,6 +43,7 @@ from attncli.model.backend import Backend
 from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.native import round_to_int8
 from attncli.pages import html_page
+from attncli.paths import is_file
 from attncli.text.documents import Documents
 from attncli.text.files import refuse_missing
 from attncli.text.pair_inputs import InputKind, files_and_kind
@@ -397,7 +398,7 @@ class Training:
             raise UsageProblem(
                 f"The run in {self.path} ended without a result.", "Start or resume it with attncli.train."
             )
-        return Model(self.path)
+        return load(adapter=self.path) if is_file(self.path / ADAPTER_CONFIG) else Model(self.path)
 
     def close(self) -> None:
         """Ends the run early and unlocks its directory. The last save stays, and `resume` continues from it."""

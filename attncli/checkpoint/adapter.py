@@ -27,12 +27,12 @@ from attncli.checkpoint.weights import is_finite, our_shapes, stored_shape
 from attncli.config import ModelConfig
 from attncli.config.lora import LoraConfig, LoraTargets
 from attncli.errors import BadCheckpoint
+from attncli.model.lora import DOWN, UP
 
 _PREFIX = "base_model.model."  # before every name in a file of PEFT
 _WEIGHT = re.compile(r"(.+)\.lora_([AB])\.weight")
 _TABLES = ("embedding", "position", "segment", "distance")  # matrices that are no linear layers
 _OTHER_MODEL = "The adapter is of another model."
-DOWN, UP = ".lora_a", ".lora_b"  # the ends of the names of A and B in a model in training
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def adapter_tensors(config: ModelConfig, lora: LoraConfig, ours: Mapping[str, Te
     """Returns the tensors of `adapter_model.safetensors`, given the trained tensors by our names."""
     stored = {}
     for module, layers in adapted(config, family_of(config).tensor_names, lora.targets).items():
-        parts = [ours[layer + UP].detach() for layer in layers]
-        stored[f"{_PREFIX}{module}.lora_A.weight"] = ours[layers[0] + DOWN].detach()
+        parts = [ours[f"{layer}.{UP}"].detach() for layer in layers]
+        stored[f"{_PREFIX}{module}.lora_A.weight"] = ours[f"{layers[0]}.{DOWN}"].detach()
         stored[f"{_PREFIX}{module}.lora_B.weight"] = parts[0] if len(parts) == 1 else torch.cat(parts)
     return stored
 
@@ -136,9 +136,9 @@ def trained_tensors(config: ModelConfig, lora: LoraConfig, adapter: Adapter) -> 
         raise BadCheckpoint(f"{adapter.path} holds adapters of other modules than its run.", _OTHER_MODEL)
     for module, layers in modules.items():
         down, up = adapter.weights[module]
-        ours[layers[0] + DOWN] = down
+        ours[f"{layers[0]}.{DOWN}"] = down
         rows = [shapes[f"{layer}.weight"][0] for layer in layers]
-        ours |= {layer + UP: part for layer, part in zip(layers, torch.split(up, rows), strict=True)}
+        ours |= {f"{layer}.{UP}": part for layer, part in zip(layers, torch.split(up, rows), strict=True)}
     return ours
 
 

@@ -15,7 +15,7 @@ import re
 import stat
 from pathlib import Path
 
-from attncli.checkpoint.directory import CONFIG, MANIFEST, file_status
+from attncli.checkpoint.directory import ADAPTER_CONFIG, CONFIG, MANIFEST, file_status
 from attncli.paths import is_file, is_folder, is_link, look, remove, resolved, unwritable
 
 _PREVIOUS = ".previous"
@@ -43,8 +43,9 @@ def model_name_of(path: Path) -> str:
 
 
 def is_save(path: Path) -> bool:
-    """Whether this directory is a save of attncli: it contains a manifest and a config."""
-    return is_folder(path) and all(is_file(path / name) for name in (MANIFEST, CONFIG))
+    """Whether this directory is a save of attncli: it contains a manifest and the config of a model or an adapter."""
+    kinds = (CONFIG, ADAPTER_CONFIG)
+    return is_folder(path) and is_file(path / MANIFEST) and any(is_file(path / name) for name in kinds)
 
 
 def present(path: Path) -> Path | None:

@@ -21,11 +21,13 @@ _MARKUP = frozenset("`<>|\\*[]\"'")
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
     """Returns the content of README.md for a model with this name and family. `run` is the content of `run.json`."""
     name, translates = _plain(name), learned_from_pairs(run["corpus"])
-    auto = "AutoModelForSeq2SeqLM" if translates else "AutoModelForCausalLM"
     does = "A model that translates, of" if translates else "A language model of"
+    adapts = bool(run["plan"].get("lora"))
+    if adapts:
+        does = f"A LoRA adapter of {run['plan']['trained_parameters']:,} parameters for {_base(run)}, a model of"
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'peft' if adapts else 'transformers'}",
         f"pipeline_tag: {'translation' if translates else 'text-generation'}",
         "tags:",
         "- attncli",
@@ -38,20 +40,32 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
         "",
         *_training_table(run),
         "",
-        "```sh",
-        f"attncli generate -m {shlex.quote(name)}{' TEXT' if translates else ''}",
-        "```",
-        "",
-        "```python",
-        f"from transformers import {auto}, AutoTokenizer",
-        "",
-        f'path = "{name}"  # this directory',
-        f"model, tokenizer = {auto}.from_pretrained(path), AutoTokenizer.from_pretrained(path)",
-        "```",
-        "",
+        *_usage(name, _base(run) if adapts else None, translates=translates),
     ]
     text = "\n".join(lines)
     return f"{text}{_MARK}{_digest(text.encode())}{_ENDS}".encode()
+
+
+def _base(run: dict[str, Any]) -> str:
+    """Returns the name of the model that a run adapted."""
+    return _plain(Path(str(run["from"])).name)
+
+
+def _usage(name: str, base: str | None, *, translates: bool) -> list[str]:
+    """Returns the lines that show how to use a model, or an adapter of the model `base`."""
+    auto = "AutoModelForSeq2SeqLM" if translates else "AutoModelForCausalLM"
+    text = " TEXT" if translates else ""
+    if base is None:
+        command = f"attncli generate -m {shlex.quote(name)}{text}"
+        imports, model = f"from transformers import {auto}, AutoTokenizer", f"{auto}.from_pretrained(path)"
+        paths = f'path = "{name}"  # this directory'
+    else:
+        command = f"attncli generate -m {shlex.quote(base)} --adapter {shlex.quote(name)}{text}"
+        imports = f"from peft import PeftModel\nfrom transformers import {auto}, AutoTokenizer"
+        model = f"PeftModel.from_pretrained({auto}.from_pretrained(path), adapter)"
+        paths = f'path, adapter = "{base}", "{name}"  # the model, and this directory'
+    loads = f"model, tokenizer = {model}, AutoTokenizer.from_pretrained(path)"
+    return ["```sh", command, "```", "", "```python", imports, "", paths, loads, "```", ""]
 
 
 def _training_table(run: dict[str, Any]) -> list[str]:

@@ -189,8 +189,8 @@ def _users_models() -> list[ModelEntry]:
     return []
 
 
-def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
-    """Returns the models in `folder` that have a readable config, sorted by name.
+def list_models(folder: Path = MODELS_FOLDER, kind: str = CONFIG) -> list[ModelEntry]:
+    """Returns the models in `folder` that have a readable config, the file `kind`, sorted by name.
 
     Includes models that have only a previous save. Raises BadCheckpoint if `folder` cannot be read.
     """
@@ -201,21 +201,27 @@ def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
         names = {model_name_of(path) for path in folder.iterdir()}
     except OSError as problem:
         raise unreadable(folder, problem) from None
-    entries = (_entry(folder, name) for name in sorted(names) if not name.startswith("."))
+    entries = (_entry(folder, name, kind) for name in sorted(names) if not name.startswith("."))
     return [entry for entry in entries if entry is not None]
 
 
-def _entry(folder: Path, name: str) -> ModelEntry | None:
+def stopped_runs() -> list[ModelEntry]:
+    """Returns the runs in ./checkpoints that can be resumed, of models and of adapters."""
+    runs = (*list_models(), *list_models(kind=ADAPTER_CONFIG))
+    return [entry for entry in runs if entry.status in ("stopped", "interrupted")]
+
+
+def _entry(folder: Path, name: str, kind: str = CONFIG) -> ModelEntry | None:
     """Returns the entry of the model with this name, or None if there is no readable model."""
     try:
         path = present(folder / name)
-        if path is None or not is_model(path):
+        if path is None or file_status(path / kind) is None:
             return None
-        config = read_json(path / CONFIG)
+        config = read_json(path / kind)
         run = read_json(path / RUN) if file_status(path / RUN) is not None else {}
         statuses = [status for file in path.rglob("*") if (status := look(file, follow=False)) is not None]
         size = sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode))
-        modified = (path / CONFIG).stat().st_mtime
+        modified = (path / kind).stat().st_mtime
         return ModelEntry(name, path, size, modified, status_of(folder / name, run), config, run)
     except (BadCheckpoint, OSError):
         return None

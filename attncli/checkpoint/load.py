@@ -15,18 +15,21 @@ from typing import Any
 import torch
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.adapter import read_adapter
+from attncli.checkpoint.adaptation import Adaptation
+from attncli.checkpoint.adapter import read_adapter, trained_tensors
 from attncli.checkpoint.atomic import present
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import ModelFolder
-from attncli.checkpoint.families.registry import read_config
+from attncli.checkpoint.families.registry import family_of, read_config
 from attncli.checkpoint.gguf.folder import open_folder
 from attncli.checkpoint.save import Borders, Checkpoint, State, token_ids
 from attncli.checkpoint.tensors import open_tensors
 from attncli.checkpoint.weights import read_weights
 from attncli.config import ModelConfig, shown_value
+from attncli.config.lora import LoraConfig
 from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.transformer import Transformer
+from attncli.records import record_from_json
 from attncli.text.tokenizer import MASK, Piece, Tokenizer
 
 
@@ -104,6 +107,16 @@ class LoadedModel:
                 f"{self.name} translates, and this command {what}.",
                 'attncli explain "TEXT" shows each share beside its cut, and attncli ablate "TEXT" removes heads.',
             )
+
+    @property
+    def borders(self) -> Borders:
+        """The start token, the end tokens, and the forced and banned tokens of a model fine-tuned from this one.
+
+        The token that separates documents is added to the end tokens.
+        """
+        between = self.tokenizer.end_of_text
+        ends = self.end_ids | ({between} if between is not None else set())
+        return Borders(self.start_of_text, ends, self.forced, self.banned, self.forced_end)
 
     @property
     def name(self) -> str:
@@ -213,6 +226,8 @@ def read_resumable(path: Path) -> Checkpoint:
     """
     folder = ModelFolder(path)
     _require_state(folder)
+    if folder.holds(directory.ADAPTER_CONFIG):
+        return _resumable_adapter(folder)
     family, config = read_config(folder.json(directory.CONFIG), str(path / directory.CONFIG))
     tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
     folder.json(directory.TOKENIZER_CONFIG)  # only checked: a save without this file is damaged
@@ -234,6 +249,38 @@ def read_resumable(path: Path) -> Checkpoint:
         run=folder.json(directory.RUN),
         metrics=_metrics(folder),
         state=_read_state(folder),
+    )
+
+
+def _resumable_adapter(folder: ModelFolder) -> Checkpoint:
+    """Reads the save of a stopped run that trains adapters, and the model that it adapts.
+
+    Raises BadCheckpoint if the model is missing or has changed.
+    """
+    path, run = folder.path, folder.json(directory.RUN)
+    where, plan = f"{path / directory.RUN}: plan: lora", run.get("plan")
+    lora = record_from_json(LoraConfig, plan.get("lora") if isinstance(plan, dict) else None, where)
+    start, recorded = run.get("from"), run.get("base")
+    base = Path(start) if isinstance(start, str) else path
+    if not isinstance(start, str) or present(base) is None:
+        raise BadCheckpoint(f"{path} adapts the model {shown_value(start)}, which is missing.", "Put it back there.")
+    loaded = load_model(base, torch.device("cpu"), torch.float32)
+    digest = ModelFolder(loaded.path).digest_of_weights()
+    if not isinstance(recorded, dict) or recorded.get("weights") != digest:
+        raise BadCheckpoint(
+            f"{base} has changed since {path} began to adapt it.", "Put the model back, or train again."
+        )
+    config = loaded.model.config
+    adapter = read_adapter(path, config, family_of(config).tensor_names)
+    return Checkpoint(
+        config,
+        trained_tensors(config, lora, adapter),
+        loaded.tokenizer,
+        **loaded.borders._asdict(),
+        run=run,
+        metrics=_metrics(folder),
+        state=_read_state(folder),
+        adaptation=Adaptation(lora, base, digest, loaded.model.state_dict()),
     )
 
 

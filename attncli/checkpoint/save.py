@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.adaptation import Adaptation
+from attncli.checkpoint.adapter import adapter_settings, adapter_tensors
 from attncli.checkpoint.atomic import (
     aside_of,
     discard_previous,
@@ -68,6 +70,7 @@ class Borders(NamedTuple):
 class Checkpoint:
     """The content of a model directory. The names in `weights` are the attributes of `Transformer`.
 
+    With an `adaptation`, it is the content of an adapter's directory: `weights` are those of the adapters alone.
     `start_of_text`, `end_ids`, `forced`, `banned` and `forced_end` are those of `Borders`. If `end_ids` is empty, a
     text ends at the tokenizer's end-of-text token.
     """
@@ -83,6 +86,7 @@ class Checkpoint:
     forced: tuple[int, ...] = ()
     banned: frozenset[int] = frozenset()
     forced_end: int | None = None
+    adaptation: Adaptation | None = None
 
     @property
     def borders(self) -> Borders:
@@ -162,23 +166,33 @@ def _refuse_without_room(target: Path, needed: int) -> None:
 
 def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Returns the content of each text file of a save, except the manifest and the model card, by name."""
+    records = {
+        directory.RUN: _json(checkpoint.run),
+        directory.METRICS: b"".join(json.dumps(report).encode() + b"\n" for report in checkpoint.metrics),
+    }
+    if checkpoint.state is not None:
+        records[directory.STATE_FACTS] = _json(checkpoint.state.facts)
+    adaptation = checkpoint.adaptation
+    if adaptation is None:
+        return _texts_of_model(checkpoint) | records
+    settings = adapter_settings(adaptation.lora, checkpoint.config, adaptation.base)
+    return {directory.ADAPTER_CONFIG: _json(settings)} | records
+
+
+def _texts_of_model(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Returns the content of the files that describe a model and its tokenizer, by name."""
     config, tokenizer, start = checkpoint.config, checkpoint.tokenizer, checkpoint.start_of_text
     ends = sorted(checkpoint.end_ids or token_ids(tokenizer.end_of_text, tokenizer))
     end = ends if len(ends) > 1 else ends[0] if ends else None
     dtype = dtype_name(next(iter(checkpoint.weights.values())).dtype)
-    texts = {
+    return {
         directory.CONFIG: _json(config_to_json(config, start_of_text=start, end_of_text=end, dtype=dtype)),
         directory.GENERATION: _json(start_and_end(config, start, end) | _constraints(checkpoint)),
         directory.TOKENIZER: tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(
             _tokenizer_config(tokenizer, ends, config.context, encodes=config.encoder_layers > 0)
         ),
-        directory.RUN: _json(checkpoint.run),
-        directory.METRICS: b"".join(json.dumps(report).encode() + b"\n" for report in checkpoint.metrics),
     }
-    if checkpoint.state is not None:
-        texts[directory.STATE_FACTS] = _json(checkpoint.state.facts)
-    return texts
 
 
 def _constraints(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -249,8 +263,12 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
     if checkpoint.state is not None:
         (folder / directory.STATE_FACTS).parent.mkdir()
         digests[directory.STATE_TENSORS] = write_tensors(folder / directory.STATE_TENSORS, checkpoint.state.tensors)
-    weights = _stored_weights(checkpoint.config, checkpoint.weights)
-    digests[directory.WEIGHTS] = write_tensors(folder / directory.WEIGHTS, weights, {"format": "pt"})
+    if checkpoint.adaptation is None:
+        file, weights = directory.WEIGHTS, _stored_weights(checkpoint.config, checkpoint.weights)
+    else:
+        file = directory.ADAPTER_WEIGHTS
+        weights = adapter_tensors(checkpoint.config, checkpoint.adaptation.lora, checkpoint.weights)
+    digests[file] = write_tensors(folder / file, weights, {"format": "pt"})
     for name, data in texts.items():
         digests[name] = hashlib.sha256(data).hexdigest()
         write_flushed(folder / name, data)

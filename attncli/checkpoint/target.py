@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attncli.checkpoint.atomic import aside_of, is_save, previous_of, settle
-from attncli.checkpoint.catalog import MODELS_FOLDER, list_models
+from attncli.checkpoint.catalog import MODELS_FOLDER, stopped_runs
 from attncli.checkpoint.directory import STATE_FACTS, ModelFolder
 from attncli.checkpoint.lock import lock
 from attncli.errors import BadCheckpoint, UsageProblem, hint_in
@@ -61,7 +61,7 @@ def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bo
         return MODELS_FOLDER / (re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model")
     if not resume:
         raise UsageProblem("There is no text to train on.", "Give a file: attncli train corpus.txt")
-    stopped = [entry for entry in list_models() if entry.status in ("stopped", "interrupted")]
+    stopped = stopped_runs()
     if not stopped:
         raise BadCheckpoint.naming(
             lambda named: (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, Limit, at_least, one_of
+from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, Limit, at_least, is_whole, one_of
+from attncli.config.lora import ALPHAS, LARGEST_RANK, LORA_TARGETS, LoraConfig, LoraTargets
 from attncli.config.option import check, option, option_from
 from attncli.config.sampling import SampleConfig
 from attncli.config.values import COUNT, SECONDS
@@ -98,6 +99,35 @@ class TrainConfig:
         panel=_RECIPE,
         rare=True,
     )
+    lora: int | None = option(
+        None,
+        "With --from: train LoRA adapters of this rank alone, and save them in the format of PEFT. Unset: train every "
+        "weight.",
+        metavar="RANK",
+        limit=Limit(
+            f"a whole number from 1 to {LARGEST_RANK:,}", lambda rank: is_whole(rank) and 1 <= rank <= LARGEST_RANK
+        ),
+        panel=_MODEL,
+    )
+    lora_targets: LoraTargets | None = option(
+        None,
+        "With --lora: the matrices that get adapters, those of attention or also those of the feed-forward part. "
+        "Unset: all.",
+        choices=LORA_TARGETS,
+        panel=_MODEL,
+        rare=True,
+    )
+    lora_alpha: float | None = option(
+        None,
+        "With --lora: the adapters are scaled by ALPHA / RANK. Unset: twice the rank.",
+        metavar="ALPHA",
+        limit=Limit("a number above 0 and at most 1e6", lambda alpha: 0 < alpha <= ALPHAS[1]),
+        panel=_MODEL,
+        rare=True,
+    )
+    rslora: bool = option(
+        False, "With --lora: scale the adapters by ALPHA / sqrt(RANK), as rsLoRA does.", panel=_MODEL, rare=True
+    )
     optimizer: OptimizerKind | None = option(
         None, "The optimizer. Unset: muon, or adamw with --from.", choices=OPTIMIZER_KINDS, panel=_RECIPE, rare=True
     )
@@ -164,6 +194,7 @@ class TrainConfig:
             raise UsageProblem.naming(_one_length)
         if self.optimizer == "adamw" and self.adam_lr is not None:
             raise UsageProblem.naming(_no_second_rate)
+        self._refuse_without_lora()
         batch, parts = self.batch_size, self.grad_accum
         if batch is not None and parts is not None and batch < parts:
             raise UsageProblem.naming(
@@ -174,6 +205,31 @@ class TrainConfig:
             )
         if self.size is not None:
             parse_size(self.size)
+
+    def _refuse_without_lora(self) -> None:
+        """Raises UsageProblem for a setting of adapters without `lora`, and for Muon with it."""
+        if self.lora is not None:
+            if self.optimizer == "muon":
+                raise UsageProblem.naming(
+                    lambda name: (f"{name('lora')} trains adapters with AdamW.", f"Leave {name('optimizer')} out.")
+                )
+            return
+        given = next((field for field in ("lora_targets", "lora_alpha", "rslora") if getattr(self, field)), None)
+        if given is not None:
+            raise UsageProblem.naming(
+                lambda name: (
+                    f"{name(given)} is for adapters, which {name('lora')} trains.",
+                    f"Add {name('lora')} 16, or leave {name(given)} out.",
+                )
+            )
+
+    @property
+    def adapters(self) -> LoraConfig | None:
+        """The adapters to train; None if every weight is trained."""
+        if self.lora is None:
+            return None
+        alpha = 2.0 * self.lora if self.lora_alpha is None else float(self.lora_alpha)
+        return LoraConfig(rank=self.lora, alpha=alpha, targets=self.lora_targets or "all", rslora=self.rslora)
 
     @property
     def timed(self) -> bool:

@@ -75,7 +75,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def joined(x: Tensor, *layers: nn.Linear) -> Tensor:
-    """Applies several bias-free layers to x (..., C) as one matrix product; returns their concatenated outputs."""
+    """Applies several bias-free layers to x (..., C) as one matrix product; returns their concatenated outputs.
+
+    Frozen layers, which may have adapters, are applied one by one, since the backward pass would keep a copy of their
+    weights.
+    """
+    if not layers[0].weight.requires_grad:
+        return torch.cat([layer(x) for layer in layers], -1)
     return F.linear(x, torch.cat([layer.weight for layer in layers]))
 
 
@@ -239,15 +245,17 @@ class Dropout(nn.Module):
 class _HeadLoss(torch.autograd.Function):
     """Computes the loss and its gradients in the forward pass, in chunks, so memory never contains all logits.
 
-    With label smoothing, the gradients belong to the smoothed loss, but the returned loss is not smoothed.
+    A weight that is not `learned` gets no gradient. With label smoothing, the gradients belong to the smoothed loss,
+    but the returned loss is not smoothed.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, learned: bool) -> Tensor:
         tokens, vocabulary = hidden.shape[0], weight.shape[0]
         at_once = max(1, logits_at_once(hidden.device.type) // vocabulary)
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight, dtype=wide) if learned else None
         nats = torch.zeros((), dtype=wide, device=hidden.device)
         for start in range(0, tokens, at_once):
             rows, right = hidden[start : start + at_once], targets[start : start + at_once, None]
@@ -259,15 +267,18 @@ class _HeadLoss(torch.autograd.Function):
             slope.scatter_add_(1, right, logs.new_full((), smoothing - 1).expand(right.shape))
             slope = slope.div_(tokens).to(hidden.dtype)
             torch.mm(slope, weight, out=to_hidden[start : start + at_once])
-            to_weight += slope.T @ rows
-        ctx.save_for_backward(to_hidden, to_weight.to(weight.dtype))
+            if to_weight is not None:
+                to_weight += slope.T @ rows
+        ctx.save_for_backward(to_hidden, None if to_weight is None else to_weight.to(weight.dtype))
         return nats / tokens
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         to_hidden, to_weight = ctx.saved_tensors
         scale = gradients[0]
-        return to_hidden * scale.to(to_hidden.dtype), to_weight * scale.to(to_weight.dtype), None, None
+        if to_weight is not None:
+            to_weight = to_weight * scale.to(to_weight.dtype)
+        return to_hidden * scale.to(to_hidden.dtype), to_weight, None, None, None
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -278,5 +289,5 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float 
     probability 1 - smoothing, while the rest is spread evenly over the vocabulary (Szegedy et al., 2016). So losses
     with and without smoothing are comparable.
     """
-    loss: Tensor = _apply(_HeadLoss, hidden.flatten(0, -2), weight, targets.flatten(), smoothing)
+    loss: Tensor = _apply(_HeadLoss, hidden.flatten(0, -2), weight, targets.flatten(), smoothing, weight.requires_grad)
     return loss

@@ -79,6 +79,11 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     compiled = ", compiled" if plan.compiled else ""
     yield "pairs" if plan.translates else "text", corpus
     yield "model", f"{count(plan.parameters)} parameters: {shape}", "size"
+    if plan.lora is not None and plan.trained_parameters is not None:
+        divisor = "sqrt(rank)" if plan.lora.rslora else "rank"
+        where = "all matrices of the layers" if plan.lora.targets == "all" else "the matrices of attention"
+        scaled = f"rank {plan.lora.rank}, alpha {plan.lora.alpha:g}, scaled by alpha / {divisor}"
+        yield "adapters", f"{count(plan.trained_parameters)} parameters are trained: LoRA on {where}, {scaled}"
     yield "tokens", f"vocabulary {model.vocab_size:,}", "vocab_size"
     yield "training", f"{length}, {tokens / plan.parameters:.1f} tokens per parameter", "steps"
     batch = f"{plan.batch_size} windows of {plan.context} tokens"

@@ -14,7 +14,7 @@ from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES
 from attncli.training.head_scores import HeadScorer
 from attncli.training.reports import EvalReport, HeadsReport, Plan, SampleReport, TranslationsReport
-from attncli.training.run import Run, diverged, weights_of
+from attncli.training.run import Run, diverged, load_trained, weights_of
 from attncli.training.tasks.base import Sampler, Task
 
 
@@ -75,7 +75,7 @@ def final_score(run: Run, task: Task, plan: Plan, stop: Callable[[], bool]) -> S
         return run.best  # the last evaluation scored these weights on the whole part
     last, kept = weights_of(run.model), run.best_weights
     run.best_weights = {name: tensor.to(DTYPES[plan.save_dtype]) for name, tensor in kept.items()}
-    run.model.load_state_dict(run.best_weights)
+    load_trained(run.model, run.best_weights)
 
     def check(_scored: int) -> None:
         if stop():
@@ -84,7 +84,7 @@ def final_score(run: Run, task: Task, plan: Plan, stop: Callable[[], bool]) -> S
     try:
         return task.evaluate(run.model, plan.closing_windows, progress=check)
     except _Stopped:
-        run.model.load_state_dict(last)
+        load_trained(run.model, last)
         run.best_weights = kept
         return None
 

@@ -53,6 +53,7 @@ def refuse_settings(kind: InputKind, config: TrainConfig, start: LoadedModel | N
     """Raises UsageProblem for settings, or a model to fine-tune, that do not suit the kind of files."""
     if start is not None:
         start.refuse_encoder("is not trained here")
+    _refuse_adapters(config, start)
     if kind == "text":
         if config.label_smoothing is not None:
             raise UsageProblem.naming(
@@ -74,6 +75,27 @@ def refuse_settings(kind: InputKind, config: TrainConfig, start: LoadedModel | N
         raise UsageProblem(
             f"{start.path} has no encoder, so it cannot be trained on pairs.",
             "Train a new model, or start from a model that translates.",
+        )
+
+
+def _refuse_adapters(config: TrainConfig, start: LoadedModel | None) -> None:
+    """Raises UsageProblem for adapters without a model to adapt, and for a rank above the model's width."""
+    if config.lora is None:
+        return
+    if start is None:
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('lora')} trains adapters of a model, and there is no model.",
+                f"Name it with {named('start')}, or leave {named('lora')} out.",
+            )
+        )
+    width = start.model.config.width
+    if config.lora > width:
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('lora')} is {config.lora}, and the width of the model is {width}.",
+                f"Give a smaller {named('lora')}: adapters that are as wide as the model save nothing.",
+            )
         )
 
 

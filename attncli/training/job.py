@@ -15,10 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
+from attncli.checkpoint.adaptation import Adaptation
+from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.load import LoadedModel
 from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
+from attncli.errors import UsageProblem
 from attncli.model.device import pick_device
+from attncli.paths import real
 from attncli.text.files import refuse_overlap
 from attncli.text.pair_inputs import InputKind
 from attncli.text.progress import Listener, Progress
@@ -46,6 +50,7 @@ class Job:
     initial: dict[str, Tensor] | None = None  # the weights of the model to fine-tune
     notes: tuple[str, ...] = ()
     borders: Borders | None = None  # of the model to fine-tune, or of the resumed run
+    adaptation: Adaptation | None = None  # the adapters to train, if the model to fine-tune is frozen
 
     @property
     def task(self) -> Task:
@@ -101,14 +106,18 @@ def new_job(
     if progress is not None:
         progress(Progress("measuring a step", 0, None))
     shape = None if start is None else start.model.config
-    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
-    borders = None if start is None else _borders_of(start)
+    adaptation = _adaptation(pinned, start)
+    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape, adaptation=adaptation)
+    borders = None if start is None else start.borders
     task = _task(corpus, plan, borders)
     notes = (*read, *task.notes(plan, start), *_notes(plan, spent + time.monotonic() - began))
     facts = provenance(task, text, val_file, pinned, kind) | ({"watch_heads": True} if watch_heads else {})
     if start is not None:
         facts |= {"from": str(start.path)}
-        return Job(corpus, plan, facts, initial=start.model.state_dict(), notes=notes, borders=borders)
+        if adaptation is not None:
+            facts |= {"from": str(adaptation.base), "base": {"weights": adaptation.digest}}
+        initial = start.model.state_dict() if adaptation is None else None
+        return Job(corpus, plan, facts, initial=initial, notes=notes, borders=borders, adaptation=adaptation)
     if text.vocab_size is None and text.tokenizer == "bpe":
         plan = replace(plan, reasons=plan.reasons | {"vocab_size": task.vocabulary_reason})
     return Job(corpus, plan, facts, notes=notes)
@@ -120,8 +129,15 @@ def run_job(
     """Trains the model of a job, and yields the reports of `train`.
 
     Each evaluation generates a sample, and scores the heads if the job requests it. `target`, `started` and `stop` mean
-    the same as in `train`. Raises the errors of `train`.
+    the same as in `train`. Raises the errors of `train`, and UsageProblem if `target` is the model to adapt.
     """
+    if job.adaptation is not None and real(target).is_relative_to(real(job.adaptation.base)):
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{target} is the directory of the model to adapt, or inside it, and that directory is only read.",
+                f"Choose another {named('name')} or {named('out')}.",
+            )
+        )
     start_of_text = (job.borders or job.task.borders()).start_of_text
     return train(
         job.corpus,
@@ -131,6 +147,7 @@ def run_job(
         initial=job.initial,
         borders=job.borders,
         resume=job.resume,
+        adaptation=job.adaptation,
         started=started,
         stop=stop,
         sample=job.task.sampler(job.plan),
@@ -143,14 +160,14 @@ def _task(corpus: TrainingCorpus, plan: Plan, borders: Borders | None) -> Task:
     return task_of(corpus, None if borders is None else borders.start_of_text).within(plan.context)
 
 
-def _borders_of(start: LoadedModel) -> Borders:
-    """Returns the start token, the end tokens, and the forced and banned tokens of a model to fine-tune.
-
-    The token that separates documents is added to the end tokens.
-    """
-    between = start.tokenizer.end_of_text
-    ends = start.end_ids | ({between} if between is not None else set())
-    return Borders(start.start_of_text, ends, start.forced, start.banned, start.forced_end)
+def _adaptation(pinned: TrainConfig, start: LoadedModel | None) -> Adaptation | None:
+    """Returns the adapters to train on a model; None if all of its weights are trained."""
+    lora = pinned.adapters
+    if lora is None or start is None:
+        return None
+    return Adaptation(
+        lora, start.path.absolute(), ModelFolder(start.path).digest_of_weights(), start.model.state_dict()
+    )
 
 
 def _limited(text: CorpusConfig, pinned: TrainConfig) -> CorpusConfig:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attncli.checkpoint.adaptation import Adaptation
 from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.evaluation.score import Score
 from attncli.training.evaluations import evaluate_run, final_score, is_evaluated, sample_run, score_heads
@@ -37,6 +38,7 @@ def train(
     initial: dict[str, Tensor] | None = None,
     borders: Borders | None = None,
     resume: Checkpoint | None = None,
+    adaptation: Adaptation | None = None,
     started: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     sample: Sampler | None = None,
@@ -52,6 +54,7 @@ def train(
         initial: the first weights, by default drawn from the seed.
         borders: the start token and the end tokens of the model to fine-tune.
         resume: the saved state of a stopped run, from `read_resumable`; the tensors are removed from the state.
+        adaptation: the adapters to train, and the model that they change.
         started: the time.monotonic() at which the run began or was resumed, by default now.
         stop: is called after every step and micro-batch; if it returns true, the run is saved and ends.
         sample: generates text or translations with the model at every evaluation.
@@ -60,12 +63,12 @@ def train(
     Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
     if resume is not None:
-        borders = resume.borders
+        borders, adaptation = resume.borders, resume.adaptation
     task = task_of(corpus, None if borders is None else borders.start_of_text).within(plan.context)
     with threads_of(plan):
-        run = begin_run(plan, initial, resume)
+        run = begin_run(plan, initial, resume, adaptation)
         clock = RunClock(plan, started, run.seconds_before)
-        with Saver(target, task, plan, facts, borders) as saver:
+        with Saver(target, task, plan, facts, borders, adaptation) as saver:
             if resume is None:
                 saver.begin(run, clock.spent())
                 yield from map(SaveReport, saver.safe())

@@ -78,10 +78,9 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS
     size = setup.task.timed_batch_size(setup.batch_size, setup.context, most)
     share = size / setup.batch_size
-    model = Transformer(model_config, dropout=0.1)
+    model = _network(model_config, setup, dropout=0.1)
     for stack in model.stacks:
         stack.checkpoint_activations = recompute
-    initialize(model, torch.Generator().manual_seed(_SEED))
     smoothing = setup.task.tuning.label_smoothing
     trainee = Trainee(model.to(setup.device).train(), setup.optimizer, 0.0, setup.dtype, smoothing=smoothing)
     times: list[float] = []
@@ -100,6 +99,15 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
     return StepTime(statistics.median(times[1:]) / share, max(busy, 1.0))
 
 
+def _network(config: ModelConfig, setup: StepSetup, dropout: float = 0.0) -> Transformer:
+    """Returns a temporary network. If a run trains adapters, it shares the weights of the frozen model."""
+    if setup.adaptation is not None:
+        return setup.adaptation.network(config, dropout, _SEED)
+    model = Transformer(config, dropout)
+    initialize(model, torch.Generator().manual_seed(_SEED))
+    return model
+
+
 def _timed(trainee: Trainee, batch: Batch, step: int, parts: int, device: torch.device) -> tuple[float, float]:
     """Takes one step with learning rate 0. Returns the seconds that it took and the CPU seconds of this thread."""
     began, computed = time.monotonic(), time.thread_time()
@@ -114,9 +122,7 @@ def measure_window(model_config: ModelConfig, setup: StepSetup) -> float:
 
     The network computes in float32, as in the final evaluation.
     """
-    model = Transformer(model_config)
-    initialize(model, torch.Generator().manual_seed(_SEED))
-    model.to(setup.device)
+    model = _network(model_config, setup).to(setup.device)
     task, context, times = setup.task, model_config.context, []
     for _ in range(2):
         began = time.monotonic()

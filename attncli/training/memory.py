@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attncli.checkpoint.adaptation import Adaptation
 from attncli.config import ModelConfig, TrainConfig
 from attncli.errors import OutOfRoom
 from attncli.model.count import attention_count, count_parameters, matrix_parameters
@@ -78,6 +79,8 @@ def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: b
     so far, a save that is being written, and the memory that the process already uses. With `recompute`, only the input
     of every layer and the other activations of one layer are stored.
     """
+    if setup.adaptation is not None:
+        return _adapting_bytes(model, tokens, setup, setup.adaptation, recompute)
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if setup.optimizer == "muon" else 0
     size = setup.dtype.itemsize
@@ -91,6 +94,24 @@ def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: b
     rows = 8 * setup.load.rows * (setup.load.row_tokens + 1)
     activations = size * tokens * per_token
     return setup.resident_bytes + (8 + working) * parameters + state + update + kept + rows + activations
+
+
+def _adapting_bytes(model: ModelConfig, tokens: int, setup: StepSetup, adaptation: Adaptation, recompute: bool) -> int:
+    """Returns the estimated bytes of memory of a step that trains adapters of a frozen model.
+
+    The adapters need all that a trained weight needs. The frozen weights need no gradients and no state. On a CPU, they
+    are in memory already, and a dtype other than float32 needs a copy. After the run, the merged model is loaded.
+    """
+    frozen, trained = sum(count_parameters(model).values()), adaptation.count(model)
+    on_cpu, size = setup.device.type == "cpu", setup.dtype.itemsize
+    working = 0 if setup.dtype == torch.float32 else size
+    weights = (working + (0 if on_cpu else 4)) * frozen
+    adapters = (8 + 2 * working + 8) * trained + (16 * trained if on_cpu else 0)  # with the best so far, and a save
+    logits = 12 * min(tokens * model.vocab_size, logits_at_once(setup.device.type))
+    rows = 8 * setup.load.rows * (setup.load.row_tokens + 1)
+    ranks = adaptation.lora.rank * 7 * (model.layers + model.encoder_layers)  # A x of every adapted matrix
+    activations = size * tokens * (_numbers_per_token(model, setup, recompute) + ranks)
+    return setup.resident_bytes + max(weights + adapters + logits + rows + activations, 4 * frozen if on_cpu else 0)
 
 
 def _numbers_per_token(model: ModelConfig, setup: StepSetup, recompute: bool) -> int:

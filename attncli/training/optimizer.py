@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attncli.config import OptimizerKind
+from attncli.model.lora import trained_parameters
 from attncli.training import recipe
 
 
@@ -129,12 +130,12 @@ def _in_a_block(name: str) -> bool:
 
 
 class Optimizer:
-    """Updates a model's weights from their gradients. Weight decay applies to embeddings and matrices only."""
+    """Updates the trained weights of a model from their gradients. Weight decay applies to embeddings and matrices."""
 
     def __init__(
         self, model: nn.Module, kind: OptimizerKind, weight_decay: float, dtype: torch.dtype = torch.float32
     ) -> None:
-        named = dict(model.named_parameters())
+        named = trained_parameters(model)
         turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and _in_a_block(name)}
         self._parameters = list(named.values())
         self._parts: dict[str, AdamW | Muon] = {

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from attncli.checkpoint.adaptation import Adaptation
 from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, TrainConfig
 from attncli.model.count import count_parameters
 from attncli.model.device import dtype_name
@@ -56,7 +57,11 @@ class _Timing(NamedTuple):
 
 
 def make_plan(
-    config: TrainConfig, corpus: TrainingCorpus, spent: float = 0.0, start: ModelConfig | None = None
+    config: TrainConfig,
+    corpus: TrainingCorpus,
+    spent: float = 0.0,
+    start: ModelConfig | None = None,
+    adaptation: Adaptation | None = None,
 ) -> Plan:
     """Makes the plan of a run.
 
@@ -65,6 +70,7 @@ def make_plan(
         corpus: the text or the pairs to train on.
         spent: the seconds of the run's time that have passed.
         start: the shape of the model to fine-tune, if there is one.
+        adaptation: the adapters to train, if the model itself is frozen.
 
     Raises:
         BadInput: if the text is shorter than the given context.
@@ -73,7 +79,7 @@ def make_plan(
     """
     began = time.monotonic() - spent
     seconds = config.seconds or DEFAULT_TRAINING_SECONDS
-    setup = choose_setup(config, task_of(corpus), seconds, start)
+    setup = choose_setup(config, task_of(corpus), seconds, start, adaptation)
     timer = StepTimer(setup)
     train_tokens = setup.task.train_tokens
     asked = requested_steps(config, train_tokens, setup.step_tokens)
@@ -157,6 +163,8 @@ def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
         save_dtype=config.save_dtype,
         busy=timing.busy,
         label_smoothing=chosen.rates.label_smoothing,
+        lora=None if setup.adaptation is None else setup.adaptation.lora,
+        trained_parameters=None if setup.adaptation is None else setup.adaptation.count(chosen.model.value),
         step_tokens=setup.step_tokens if chosen.model.value.encoder_layers else None,
     )
 

@@ -41,7 +41,8 @@ def choose_learning_rates(
 ) -> tuple[Decision[float], float]:
     """Returns the peak learning rates `lr` and `adam_lr` of `Rates`.
 
-    With Muon, a run on few tokens has larger rates. Fine-tuning has a tenth of the usual rates.
+    With Muon, a run on few tokens has larger rates. Fine-tuning has a tenth of the usual rates;
+    adapters have a rate of their own.
     """
     reason = None
     if config.lr is None:
@@ -54,7 +55,10 @@ def choose_learning_rates(
                     f"Give {named('lr')} instead.",
                 )
             )
-        lr = config.lr or (recipe.FINE_TUNING_ADAMW_LR if fine_tuning else tuning.adamw_lr)
+        usual = recipe.FINE_TUNING_ADAMW_LR if fine_tuning else tuning.adamw_lr
+        if config.lora is not None:
+            usual, reason = recipe.LORA_LR, reason and "for adapters"
+        lr = config.lr or usual
         return Decision(lr, reason), lr
     if fine_tuning:
         lr, adam_lr = recipe.FINE_TUNING_MUON_LR, recipe.FINE_TUNING_ADAMW_LR

@@ -35,6 +35,7 @@ LARGEST_GRADIENT_NORM = 1.0  # larger gradients are clipped to this norm; a usua
 # Fine-tuning: a tenth of the rates, so that the model forgets little of its first training text. Not measured.
 FINE_TUNING_ADAMW_LR = 3e-4
 FINE_TUNING_MUON_LR = 3e-3
+LORA_LR = 3e-3  # adapters need about ten times the rate of full fine-tuning (Schulman et al., 2025)
 
 # Schedule, whose shape is in schedule.py (recipe, last table).
 WARMUP_SHARE = 0.05  # the share of the steps; not measured

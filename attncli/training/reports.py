@@ -15,6 +15,7 @@ from attncli.config import (
     shape_from_json,
     shape_to_json,
 )
+from attncli.config.lora import LoraConfig
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
 from attncli.evaluation.translation_judgement import TranslationJudgement
@@ -23,7 +24,7 @@ from attncli.training.schedule import Schedule, require_marks
 
 _COUNTS = (
     *("parameters", "context", "batch_size", "grad_accum", "eval_every", "report_every", "threads", "closing_windows"),
-    *("most_steps", "train_tokens", "train_bytes", "step_tokens"),
+    *("most_steps", "train_tokens", "train_bytes", "step_tokens", "trained_parameters"),
 )
 
 
@@ -61,6 +62,8 @@ class Plan:
     save_dtype: str = TrainConfig.save_dtype  # the type of the saved weights; not recorded by earlier versions
     busy: float = 1.0  # the time of the measured step divided by its CPU time: about 1 on an idle machine
     label_smoothing: float = 0.0
+    lora: LoraConfig | None = None  # the adapters that are trained alone; None: every weight is trained
+    trained_parameters: int | None = None  # of the adapters; None: all parameters
     step_tokens: int | None = None  # for pairs, the mean number of target tokens in a step
 
     def __post_init__(self) -> None:

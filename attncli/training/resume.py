@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from attncli.checkpoint.atomic import previous_of
-from attncli.checkpoint.catalog import list_models
+from attncli.checkpoint.catalog import stopped_runs
 from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder
 from attncli.checkpoint.load import read_resumable
 from attncli.checkpoint.save import Checkpoint, fall_back
@@ -70,7 +70,7 @@ def resume_job(
     if not same or torch.get_num_threads() < plan.threads:
         changed = "another device, another torch or fewer threads than before"
         notes = (*notes, f"{changed}: the weights are not bit-identical to those of an uninterrupted run")
-    return Job(corpus, plan, facts, saved, notes=notes, borders=saved.borders)
+    return Job(corpus, plan, facts, saved, notes=notes, borders=saved.borders, adaptation=saved.adaptation)
 
 
 def _same_corpus(
@@ -143,7 +143,7 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     Raises BadCheckpoint if there is no undamaged save.
     """
     if not exists(target):
-        stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
+        stopped = [entry.name for entry in stopped_runs()]
         raise BadCheckpoint.naming(lambda named: (f"There is no run to resume at {target}.", _instead(named, stopped)))
     try:
         return _read_saved(target), ()

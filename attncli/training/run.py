@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attncli.checkpoint.adaptation import Adaptation
 from attncli.checkpoint.directory import STATE_FACTS, STATE_TENSORS
 from attncli.checkpoint.save import Checkpoint
 from attncli.errors import BadCheckpoint, Diverged
 from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES, dtype_name
+from attncli.model.lora import trained_parameters
 from attncli.model.transformer import Transformer, initialize
 from attncli.records import record_from_json
 from attncli.training.reports import Plan, RunState
@@ -60,22 +62,30 @@ def threads_of(plan: Plan) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
+def begin_run(
+    plan: Plan,
+    initial: dict[str, Tensor] | None = None,
+    resume: Checkpoint | None = None,
+    adaptation: Adaptation | None = None,
+) -> Run:
     """Returns a new run, or the run that continues from the saved state `resume`.
 
-    A new run has the weights `initial`, by default drawn from the seed. The tensors of a saved state are removed from
-    the state. Raises BadCheckpoint if the tensors do not match the plan.
+    A new run has the weights `initial`, by default drawn from the seed; with an `adaptation`, it trains adapters alone.
+    The tensors of a saved state are removed from the state. Raises BadCheckpoint if the tensors do not match the plan.
     """
-    model = Transformer(plan.model, plan.dropout)
+    if adaptation is None:
+        model = Transformer(plan.model, plan.dropout)
+    else:
+        model = adaptation.network(plan.model, plan.dropout, plan.seed)
     for stack in model.stacks:
         stack.checkpoint_activations = plan.checkpoint_activations
     if resume is not None:
         assert resume.state is not None
         initial = _weights(model, resume.state.tensors)
-    if initial is None:
+    if initial is not None:
+        load_trained(model, initial)
+    elif adaptation is None:
         initialize(model, torch.Generator().manual_seed(plan.seed))
-    else:
-        model.load_state_dict(initial)
     model.to(plan.device).train()
     dtype = DTYPES[plan.dtype]
     trainee = Trainee(
@@ -100,9 +110,20 @@ def diverged(step: int, what: str) -> Diverged:
     )
 
 
+def trained_of(model: Transformer) -> dict[str, Tensor]:
+    """Returns the tensors that are trained, by name: those of a model, or of its adapters alone."""
+    return {name: parameter.detach() for name, parameter in trained_parameters(model).items()}
+
+
+def load_trained(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
+    """Copies tensors to the parameters that are trained. The tensors have the names that `trained_of` returns."""
+    for name, own in trained_of(model).items():
+        own.copy_(tensors[name])
+
+
 def weights_of(model: Transformer) -> dict[str, Tensor]:
-    """Returns copies of a model's tensors in main memory."""
-    return copies_of(model.state_dict())
+    """Returns copies of the tensors that are trained, in main memory."""
+    return copies_of(trained_of(model))
 
 
 def copies_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,9 +136,9 @@ def _weights(model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor
 
     Raises BadCheckpoint if they do not match the model.
     """
-    expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in trained_of(model).items()}
     _refuse_misfits(expected, {name: t for name, t in tensors.items() if name.startswith(WEIGHTS_PREFIX)})
-    return {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in model.state_dict()}
+    return {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in trained_of(model)}
 
 
 def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from attncli.checkpoint.adaptation import Adaptation
 from attncli.checkpoint.save import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
 from attncli.model.device import physical_memory
 from attncli.paths import unwritable
 from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState, plan_document
-from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of
+from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of, trained_of
 from attncli.training.tasks.base import Task
 
 
@@ -22,11 +23,17 @@ class Saver:
     """Saves a run, one save at a time. The end of its `with` block waits for the save that is being written."""
 
     def __init__(
-        self, target: Path, task: Task, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
+        self,
+        target: Path,
+        task: Task,
+        plan: Plan,
+        facts: dict[str, Any],
+        borders: Borders | None = None,
+        adaptation: Adaptation | None = None,
     ) -> None:
         """`borders` are the start and end tokens of the model to fine-tune; for a new model, see `Task.borders`."""
         self._target, self._task, self._plan, self._facts = target, task, plan, facts
-        self._borders = borders or task.borders()
+        self._borders, self._adaptation = borders or task.borders(), adaptation
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
@@ -127,7 +134,7 @@ class Saver:
             "progress": {"step": run.step, "steps": run.schedule.steps, "seconds": seconds, "best_step": run.best_step},
             "results": self._results(run, result),
         }
-        weights = run.best_weights or run.model.state_dict()
+        weights = run.best_weights or trained_of(run.model)
         state = None if result is not None else self._state(run, seconds)
         return Checkpoint(
             self._plan.model,
@@ -137,6 +144,7 @@ class Saver:
             run=document,
             metrics=tuple(run.metrics),
             state=state,
+            adaptation=self._adaptation,
         )
 
     def _results(self, run: Run, result: Result | None) -> dict[str, Any] | None:
@@ -151,7 +159,7 @@ class Saver:
         }
 
     def _state(self, run: Run, seconds: float) -> State:
-        tensors = {WEIGHTS_PREFIX + name: tensor for name, tensor in run.model.state_dict().items()}
+        tensors = {WEIGHTS_PREFIX + name: tensor for name, tensor in trained_of(run.model).items()}
         tensors |= {f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in run.trainee.optimizer.tensors().items()}
         facts = RunState(
             step=run.step,

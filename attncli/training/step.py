@@ -12,9 +12,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attncli.config import OptimizerKind
+from attncli.model.lora import trained_parameters
 from attncli.model.transformer import Transformer
 from attncli.training.optimizer import Optimizer
 from attncli.training.tasks.base import Batch
@@ -62,11 +63,11 @@ class Trainee:
         """
         self.model = model
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
-        self._weights: list[Tensor] = list(model.parameters())
-        self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self._weights: list[Tensor] = list(trained_parameters(model).values())
+        self._working = model if dtype == torch.float32 else _copied(model, dtype)
         for stack in self._working.stacks:
             stack.prepare(context)  # without this, the compiled step would be recompiled
-        self._copies: list[Tensor] = list(self._working.parameters())
+        self._copies: list[Tensor] = list(trained_parameters(self._working).values())
         self._uncompiled = _loss_of(self._working, smoothing)
         self._loss: Callable[..., Tensor] = self._compiled() if compiled else self._uncompiled
 
@@ -158,6 +159,15 @@ class Trainee:
     def _forget(self) -> None:
         for parameter in (*self._weights, *self._copies):
             parameter.grad = None
+
+
+def _copied(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """Returns a copy of a model in a dtype. Each weight is converted at once, so memory contains no copy in float32."""
+    converted: dict[int, object] = {
+        id(parameter): nn.Parameter(parameter.detach().to(dtype), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, converted)
 
 
 def _loss_of(model: Transformer, smoothing: float) -> Callable[..., Tensor]:

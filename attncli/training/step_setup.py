@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attncli.checkpoint.adaptation import Adaptation
 from attncli.config import ModelConfig, OptimizerKind, TrainConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.model.device import cpu_multiplies_bfloat16, pick_device, pick_dtype, resident_memory
@@ -27,6 +28,7 @@ class StepSetup:
     measuring_seconds: float  # the time limit for measuring one shape
     resident_bytes: int  # the memory of the process before it has a model
     reasons: dict[str, str]  # why the context and the dtype were chosen
+    adaptation: Adaptation | None = None  # the adapters to train; None: the whole model is trained
 
     @property
     def step_tokens(self) -> int:
@@ -39,11 +41,14 @@ class StepSetup:
         return self.task.load(self.context, self.batch_size)
 
 
-def choose_setup(config: TrainConfig, task: Task, seconds: float, start: ModelConfig | None) -> StepSetup:
+def choose_setup(
+    config: TrainConfig, task: Task, seconds: float, start: ModelConfig | None, adaptation: Adaptation | None = None
+) -> StepSetup:
     """Chooses device, dtype, optimizer, context and batch size for a run.
 
-    `start` is the shape of the model to fine-tune. Raises BadInput for a text that is too short. Raises UsageProblem
-    for an unavailable device or dtype, or for a context longer than the context of `start`.
+    `start` is the shape of the model to fine-tune, and `adaptation` its adapters, if these are trained alone. Raises
+    BadInput for a text that is too short. Raises UsageProblem for an unavailable device or dtype, or for a context
+    longer than the context of `start`.
     """
     device = pick_device(config.device)
     context = task.choose_context(config, seconds, device, start)
@@ -59,6 +64,7 @@ def choose_setup(config: TrainConfig, task: Task, seconds: float, start: ModelCo
         min(recipe.MEASURING_SHARE * seconds, recipe.MEASURING_SECONDS),
         resident_memory() if device.type == "cpu" else 0,
         reasons_of(context=context, dtype=dtype),
+        adaptation,
     )
 
 

@@ -19,5 +19,6 @@ def summarize(job: Job, target: Path, result: Result, naming: Naming = str) -> R
     `naming` returns the name of a setting as the user writes it: lr -> --lr.
     """
     assert result.best is not None
-    loaded = load_model(target, torch.device(job.plan.device), torch.float32)
+    model, adapter = (target, None) if job.adaptation is None else (job.adaptation.base, target)
+    loaded = load_model(model, torch.device(job.plan.device), torch.float32, adapter)
     return job.task.summarize(loaded, result, job.plan, read_metrics(target), naming)

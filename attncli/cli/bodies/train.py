@@ -176,12 +176,19 @@ def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None
         show(console, translation_screen(found.translation))
         console.print()
     show(console, judgement_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
-    model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
+    model = f"-m {_named(target)}"
+    if job.adaptation is not None:
+        model = f"-m {shlex.quote(str(job.adaptation.base))} --adapter {_named(target)}"
     console = messages()
     console.print()
     console.print("Try next:", style="bold")
     for command in ("generate", "explain"):
-        console.print(one_line(f"  attncli {command} -m {model} {shlex.quote(found.prompt)}"), soft_wrap=True)
+        console.print(one_line(f"  attncli {command} {model} {shlex.quote(found.prompt)}"), soft_wrap=True)
+
+
+def _named(target: Path) -> str:
+    """Returns the name of a directory in a command: checkpoints/mine -> 'mine'."""
+    return shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
 
 
 def _option_naming(target: Path) -> str:
