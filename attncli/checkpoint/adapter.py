@@ -46,11 +46,12 @@ class Adapter:
     config: AdapterConfig
     weights: Mapping[str, tuple[Tensor, Tensor]]
     run: dict[str, Any]  # the content of run.json; empty if attncli did not train the adapter
+    modules: Mapping[tuple[str, ...], str]  # our weights that a linear layer contains -> the name of its module
 
     def change(self, held: StoredTensor, tensor: Tensor) -> Tensor:
         """Returns a tensor of the model's files with its adapter, in float32 or wider; unchanged without an adapter."""
-        module, _, kind = held.name.rpartition(".")
-        if module not in self.weights or kind != "weight":
+        module = self.modules.get(held.ours)  # not by the name in the file: a GGUF file has other names
+        if module is None or module not in self.weights:
             return tensor
         down, up = self.weights[module]
         wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -170,7 +171,8 @@ def read_adapter(path: Path, config: ModelConfig, names: TensorNames) -> Adapter
         if folder.holds(directory.MANIFEST):
             folder.check(directory.ADAPTER_WEIGHTS, file.sha256())
     weights = {module: (parts["A"], parts["B"]) for module, parts in found.items()}
-    return Adapter(path, settings, weights, folder.json_if_any(directory.RUN))
+    held = {tensor.ours: name.removesuffix(".weight") for name, tensor in stored.items()}
+    return Adapter(path, settings, weights, folder.json_if_any(directory.RUN), held)
 
 
 def _check_targets(settings: AdapterConfig, modules: Iterable[str], config: ModelConfig, where: Path) -> None:

@@ -54,18 +54,16 @@ def _base(run: dict[str, Any]) -> str:
 def _usage(name: str, base: str | None, *, translates: bool) -> list[str]:
     """Returns the lines that show how to use a model, or an adapter of the model `base`."""
     auto = "AutoModelForSeq2SeqLM" if translates else "AutoModelForCausalLM"
-    text = " TEXT" if translates else ""
+    imports, model = f"from transformers import {auto}, AutoTokenizer", f"{auto}.from_pretrained(path)"
     if base is None:
-        command = f"attncli generate -m {shlex.quote(name)}{text}"
-        imports, model = f"from transformers import {auto}, AutoTokenizer", f"{auto}.from_pretrained(path)"
-        paths = f'path = "{name}"  # this directory'
+        command = f"attncli generate -m {shlex.quote(name)}{' TEXT' if translates else ''}"
+        before, paths = ["```sh", command, "```"], f'path = "{name}"  # this directory'
     else:
-        command = f"attncli generate -m {shlex.quote(base)} --adapter {shlex.quote(name)}{text}"
-        imports = f"from peft import PeftModel\nfrom transformers import {auto}, AutoTokenizer"
-        model = f"PeftModel.from_pretrained({auto}.from_pretrained(path), adapter)"
+        before = ["```python", "import attncli", "", f'model = attncli.load("{base}", adapter="{name}")', "```"]
+        imports, model = f"from peft import PeftModel\n{imports}", f"PeftModel.from_pretrained({model}, adapter)"
         paths = f'path, adapter = "{base}", "{name}"  # the model, and this directory'
     loads = f"model, tokenizer = {model}, AutoTokenizer.from_pretrained(path)"
-    return ["```sh", command, "```", "", "```python", imports, "", paths, loads, "```", ""]
+    return [*before, "", "```python", imports, "", paths, loads, "```", ""]
 
 
 def _training_table(run: dict[str, Any]) -> list[str]:

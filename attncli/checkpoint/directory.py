@@ -221,11 +221,11 @@ class ModelFolder:
         return file_status(self.path / name) is not None or name in (self._digests or {})
 
     def digest_of_weights(self) -> str:
-        """Returns the sha256 of the weights: of their file, as the manifest says, else of all their files together."""
+        """Returns the sha256 of the weights: of their file, as the manifest says, else of all their files."""
         if self._digests is not None and WEIGHTS in self._digests:
             return self._digests[WEIGHTS]
         digest = hashlib.sha256()
-        for path in sorted(self.path.glob("*.safetensors")):
+        for path in [self.path] if is_file(self.path) else sorted(self.path.glob("*.safetensors")):
             try:
                 with open_regular(path) as file:
                     while data := file.read(_READ_AT_ONCE):

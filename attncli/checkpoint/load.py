@@ -29,6 +29,7 @@ from attncli.config import ModelConfig, shown_value
 from attncli.config.lora import LoraConfig
 from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.transformer import Transformer
+from attncli.paths import is_file
 from attncli.records import record_from_json
 from attncli.text.tokenizer import MASK, Piece, Tokenizer
 
@@ -262,7 +263,7 @@ def _resumable_adapter(folder: ModelFolder) -> Checkpoint:
     lora = record_from_json(LoraConfig, plan.get("lora") if isinstance(plan, dict) else None, where)
     start, recorded = run.get("from"), run.get("base")
     base = Path(start) if isinstance(start, str) else path
-    if not isinstance(start, str) or present(base) is None:
+    if not isinstance(start, str) or not (is_file(base) or present(base)):
         raise BadCheckpoint(f"{path} adapts the model {shown_value(start)}, which is missing.", "Put it back there.")
     loaded = load_model(base, torch.device("cpu"), torch.float32)
     digest = ModelFolder(loaded.path).digest_of_weights()

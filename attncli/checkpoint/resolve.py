@@ -17,7 +17,7 @@ from attncli.checkpoint.adapter_config import read_adapter_config
 from attncli.checkpoint.catalog import find_adapter, find_model, is_model
 from attncli.checkpoint.directory import ADAPTER_CONFIG, read_json
 from attncli.errors import BadCheckpoint, UsageProblem
-from attncli.paths import is_folder
+from attncli.paths import is_file, is_folder
 
 Downloading = Callable[[str], AbstractContextManager[hub.Progress]]  # the model's name -> a progress callback
 
@@ -79,7 +79,7 @@ def _base_of(adapter: Path) -> str:
     where = adapter / ADAPTER_CONFIG
     base = read_adapter_config(read_json(where), str(where)).base
     try:
-        if base is not None and is_folder(base) and is_model(Path(base)):
+        if base is not None and (is_file(base) or (is_folder(base) and is_model(Path(base)))):
             return base
     except BadCheckpoint:
         pass

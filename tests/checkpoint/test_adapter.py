@@ -56,6 +56,19 @@ def test_an_adapter_of_a_model_that_translates_is_merged(tmp_path):
         torch.testing.assert_close(ours(target, source=ours.read_source(source)), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_is_merged_into_the_weights_of_a_gguf_file(tmp_path, family):
+    write_base(tmp_path / "m", family)
+    peft_model(tmp_path / "m", family).save_pretrained(tmp_path / "a")
+    assert run(["export", str(tmp_path / "m"), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    ids = ids_of(20)
+    with torch.no_grad():
+        expected, plain = (read(tmp_path / "m", adapter).model(ids) for adapter in (tmp_path / "a", None))
+        found = read(tmp_path / "m.gguf", tmp_path / "a").model(ids)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found - plain).abs().max() > 0.1
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Returns a folder with the model `m`, its adapter `a`, and another model `other`."""

@@ -212,7 +212,7 @@ def test_the_command_line_trains_resumes_and_uses_an_adapter(bases, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     command = ["train", str(bases / "story.txt"), "--from", str(bases / "qwen3"), "--lora", "4", "--lora-alpha", "6"]
     command += ["--steps", "4", "--context", "16", "--batch-size", "2", "--seed", "1", "--name", "mine"]
-    code, out, err = ask(capsys, *command, "--dtype", "float32")
+    code, _, err = ask(capsys, *command, "--dtype", "float32")
     assert code == 0
     assert "LoRA on all matrices of the layers, rank 4, alpha 6" in " ".join(err.split())
     assert f"attncli generate -m {bases / 'qwen3'} --adapter mine" in " ".join(err.split())
@@ -222,7 +222,7 @@ def test_the_command_line_trains_resumes_and_uses_an_adapter(bases, tmp_path, mo
     card = (tmp_path / "checkpoints/mine/README.md").read_text()
     assert "library_name: peft" in card
     assert "PeftModel.from_pretrained" in card
-    code, out, err = ask(capsys, "eval", str(bases / "story.txt"), "--adapter", "mine", "--json")
+    code, _, err = ask(capsys, "eval", str(bases / "story.txt"), "--adapter", "mine", "--json")
     assert code == 0
     assert "was trained on" in err
     assert ask(capsys, "models", "--json")[1].strip() == "[]"
