@@ -25,10 +25,17 @@ def serve(
     source: ModelSource,
     port: int = option(8000, "The port; 0 is any free one.", limit=_PORTS),
     host: str = option("127.0.0.1", "The address to listen on. Other machines need --token.", metavar="ADDRESS"),
-    token: str | None = option(None, "Answer only requests with this token.", metavar="TEXT", limit=_TOKEN),
+    token: str | None = option(
+        None,
+        "Answer only requests with this token, which clients of OpenAI call an API key.",
+        "--api-key",
+        "--token",
+        metavar="TEXT",
+        limit=_TOKEN,
+    ),
     open: bool = option(False, "Open the page in a browser."),
 ) -> None:
-    """Serve the interactive page with the model behind it: type a text in a browser and see its attention.
+    """Serve the interactive page with the model behind it, and OpenAI's API for other programs.
 
     attncli serve --open
     attncli serve -m translate --port 8080

@@ -37,6 +37,7 @@ class Limits:
     messages: int = 1000  # of one conversation
     new_tokens: int = 16_384  # of one sample
     text_seconds: float = 600  # from a request for texts to the end of its answer
+    finish_seconds: float = 10  # for running texts to end after SIGTERM
     cache_bytes: int = 2 << 30  # of the keys and values of one model
     seconds: float = 60  # from a request to its answer
     rate: float = 100  # requests per second of one address, on average

@@ -1,7 +1,8 @@
 """Runs the application with uvicorn: the socket, the connections, the signals and the browser.
 
-The socket is opened before a model is loaded, so that a port in use is reported at once. A signal ends the server
-within a second: what runs is cancelled and answered with status 503, then the handler of `stopping` ends the process.
+The socket is opened before a model is loaded, so that a port in use is reported at once. SIGTERM lets texts that run or
+wait end within a limit; a second signal ends this. Then, and after another signal at once, the server ends within a
+second: what runs is cancelled and answered with status 503, and the handler of `stopping` ends the process.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
+import time
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +27,7 @@ from attncli.serve.refusal import Refusal
 from attncli.serve.service import Service
 
 _LAST_SECONDS = 1  # for the answers that are on their way when the server ends
+_POLL_SECONDS = 0.02
 _BACKLOG = 128
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _IDLE_SECONDS = 30  # of a connection between two requests
@@ -177,5 +181,16 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the server: refuses new connections, cancels what runs, and lets the answers out."""
+        if self._captured_signals == [signal.SIGTERM]:
+            await self._finish_texts()
         self._service.thread.end()
         await super().shutdown(sockets)
+
+    async def _finish_texts(self) -> None:
+        """Waits until all texts have ended, as long as the limits allow and no second signal arrives."""
+        for server in self.servers:
+            server.close()
+        self._service.thread.refuse()
+        end = time.monotonic() + self._service.limits.finish_seconds
+        while any(self._service.texts.count) and len(self._captured_signals) == 1 and time.monotonic() < end:
+            await asyncio.sleep(_POLL_SECONDS)

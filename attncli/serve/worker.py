@@ -79,19 +79,23 @@ class ModelThread:
         self._jobs: deque[Job[Any]] = deque()
         self._running: Job[Any] | None = None
         self._changed = threading.Condition()
-        self._ended = False
+        self._refuses = self._ended = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
     def runs(self) -> bool:
         """Whether the thread takes jobs."""
-        return not self._ended and self._thread.is_alive()
+        return not self._refuses and self._thread.is_alive()
+
+    def refuse(self) -> None:
+        """Refuses later jobs, before the thread ends. The jobs and the steps that there are go on."""
+        self._refuses = True
 
     def submit(self, job: Job[Any]) -> None:
         """Adds a job. Raises Refusal with status 503 if too many jobs wait, or if the server ends."""
         with self._changed:
-            if self._ended:
+            if self._refuses:
                 raise _ends()
             self._jobs = deque(one for one in self._jobs if not one.cancelled)
             jobs = [*self._jobs, *([] if self._running is None else [self._running])]
@@ -116,7 +120,7 @@ class ModelThread:
     def end(self) -> None:
         """Cancels all jobs, and ends the thread when its present job has ended. Called in the event loop."""
         with self._changed:
-            self._ended = True
+            self._refuses = self._ended = True
             jobs = [*self._jobs, *([self._running] if self._running else [])]
             self._jobs.clear()
             self._changed.notify()

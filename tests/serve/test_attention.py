@@ -12,10 +12,7 @@ PATH = "/v1/attention"
 TEXT = "Once upon a time the cat"
 CASES = [
     ({}, []),
-    (
-        {"token": "cat", "layer": 1, "weights": "attention"},
-        ["--token", "cat", "--layer", "1", "--weights", "attention"],
-    ),
+    ({"token": "cat", "layer": 1, "weights": "raw"}, ["--token", "cat", "--layer", "1", "--weights", "raw"]),
     ({"view": "bars", "check": False, "words": True}, ["--view", "bars", "--no-check", "--words"]),
     ({"view": "steps", "head": "1.2", "token": "3"}, ["--view", "steps", "--head", "1.2", "--token", "3"]),
     ({"view": "lens"}, ["--view", "lens"]),

@@ -169,6 +169,28 @@ def test_a_signal_ends_the_server_also_during_requests(in_model_folder):
         half.close()
 
 
+def test_sigterm_lets_a_running_text_end(in_model_folder):
+    """A text of this length takes a tenth of a second or more, and the signal arrives after its first tokens."""
+    fields = {"prompt": "a", "max_tokens": 400, "seed": 1, "stream": True, "stream_options": {"include_usage": True}}
+    body = json.dumps(fields | {"logit_bias": {"0": -100}}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+    with (
+        serving(in_model_folder, "--api-key", TOKEN) as (process, _, port),
+        socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
+    ):
+        head += b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (TOKEN.encode(), len(body))
+        connection.sendall(head + body)
+        received = connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 200 ")
+        process.send_signal(signal.SIGTERM)
+        while data := connection.recv(65536):
+            received += data
+        assert b"data: [DONE]" in received
+        assert b'"finish_reason": "length"' in received or b'"finish_reason": "stop"' in received
+        process.communicate()
+        assert process.returncode == 143
+
+
 # What it does not start with
 
 
@@ -191,9 +213,9 @@ def test_a_port_in_use_is_one_error(in_model_folder, capsys):
         (["--host", "203.0.113.9", "--token", TOKEN], "--host '203.0.113.9' is no address of this machine."),
         (["--host", "not a host", "--token", TOKEN], "--host 'not a host' is no address of this machine."),
         (["--host", "x" * 300, "--token", TOKEN], "--host 'xxx"),
-        (["--token", "short"], "--token is 'short', and must be at least 8 characters, without spaces."),
-        (["--token", "with a space"], "--token is 'with a space', and must be"),
-        (["--token", "nine\x00nine"], "--token is 'nine\\x00nine', and must be"),
+        (["--token", "short"], "--api-key is 'short', and must be at least 8 characters, without spaces."),
+        (["--token", "with a space"], "--api-key is 'with a space', and must be"),
+        (["--token", "nine\x00nine"], "--api-key is 'nine\\x00nine', and must be"),
         (["--port", "65536"], "--port is 65536, and must be from 0 to 65,535."),
         (["--port", "-1"], "--port is -1, and must be"),
         (["-m", "nothing"], "There is no model 'nothing'"),
