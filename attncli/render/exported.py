@@ -57,3 +57,21 @@ def gguf_document(file: Path, plan: ExportPlan, checked: Verification) -> dict[s
         "notes": list(plan.notes),
         "checked": asdict(checked),
     }
+
+
+def directory_screen(path: Path, adapter: Path | None, parameters: int, dtype: str) -> RenderableType:
+    """Returns the screen of a model directory that was written and read back."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("directory", one_line(str(path)))
+    table.add_row("weights", f"{parameters:,} parameters in {dtype}, read back and equal")
+    if adapter is not None:
+        table.add_row("merged", one_line(str(adapter)))
+    return table
+
+
+def directory_document(path: Path, adapter: Path | None, parameters: int, dtype: str) -> dict[str, Any]:
+    """Returns the facts of a model directory that was written, as a JSON-ready dictionary."""
+    merged = None if adapter is None else str(adapter)
+    return {"path": str(path), "adapter": merged, "parameters": parameters, "dtype": dtype}
