@@ -134,6 +134,15 @@ def test_serve_types_in_chromium(script, model_folder, capsys):
     assert [row.split()[0] for row in rows] == ["key", "wait", "request", "script", "frame"]
 
 
+def test_serve_texts(script, in_model_folder, capsys):
+    """No text differs from that of the same request alone."""
+    given = ["--model", "m", "--clients", "1", "3", "--seconds", "0.2", "--tokens", "5"]
+    script("serve_texts").main(given)
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["clients", "tokens/s"]
+    assert [(row.split()[0], row.split()[-1]) for row in rows] == [("1", "0"), ("3", "0")]
+
+
 def test_the_gold_alignment_has_50_lines_of_links_and_no_text():
     header, *lines = (FOLDER / "align_gold.tsv").read_text(encoding="utf-8").splitlines()
     assert header.startswith("#")
