@@ -51,7 +51,7 @@ def test_help_fits_a_screen_and_help_all_shows_every_option(name, told):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_a_value_exactly_for_options_that_take_one(name, told):
-    rows = re.findall(r"^  ((?:-\w, )?--\S+)(?: (\S+))?(?:  |$)", told(name, EVERYTHING), re.MULTILINE)
+    rows = re.findall(r"^  ((?:--?\w[\w-]*, )*--\S+)(?: (\S+))?(?:  |$)", told(name, EVERYTHING), re.MULTILINE)
     takes = {opts.split(", ")[-1].split("/")[0]: bool(value) for opts, value in rows}
     assert takes.pop("--help") is False
     assert takes == {max(param.opts, key=len): not param.is_flag for param in options(name, False)}
