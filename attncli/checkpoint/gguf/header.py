@@ -29,7 +29,7 @@ from attncli.checkpoint.gguf.layout import (
 from attncli.errors import COPY_AGAIN, BadCheckpoint
 from attncli.paths import open_regular, unreadable
 
-_LARGEST_HEADER = 256 << 20  # bytes
+_LARGEST_HEADER = 64 << 20  # bytes; a vocabulary of 256,000 tokens takes a tenth of it
 _LARGEST_ARRAY = 1 << 22  # elements; the largest vocabulary is as large
 _MOST_PAIRS = _MOST_TENSORS = 1 << 16
 _LARGEST_KEY = 1 << 16  # bytes, as the format says

@@ -21,7 +21,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     ids: list[int] = asked["ids"]
     model = Llama(
         asked["path"], n_ctx=len(ids), n_batch=len(ids), logits_all=True, verbose=False, type_k=_FLOAT32,
-        type_v=_FLOAT32, n_threads=1, n_threads_batch=1,
+        type_v=_FLOAT32,
     )  # fmt: skip
     texts = [model.tokenize(text.encode(), add_bos=False, special=False) for text in asked["texts"]]
     prompt = model.tokenize(asked["prompt"].encode(), add_bos=True, special=False)

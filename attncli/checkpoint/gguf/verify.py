@@ -142,7 +142,10 @@ def _compare_with_llama(
     """Returns the largest difference of a logit. Raises BadCheckpoint or Inexact if llama.cpp disagrees."""
     asked = {"path": str(path), "texts": texts, "prompt": _PROSE, "ids": ours}
     command = [sys.executable, "-P", str(_PROGRAM)]
-    done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, timeout=_MOST_SECONDS)
+    try:
+        done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, timeout=_MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _wrong(f"llama.cpp has not computed its logits after {_MOST_SECONDS:g} s") from None
     try:
         told = json.loads(done.stdout)
     except ValueError:

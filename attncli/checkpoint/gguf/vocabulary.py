@@ -31,6 +31,7 @@ _TEKKEN = (
 )
 _ANY_CHARACTER = r"[\s\S]"
 _LONGEST = 512  # characters of a token that merges can make; those of SentencePiece are much shorter
+_MOST_CHARACTERS = 1 << 23  # of all tokens whose merges are looked for; a large vocabulary has a quarter
 _DIGITS = "digits"  # in place of a regular expression: splits every digit off
 
 
@@ -264,6 +265,8 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     fitting = len(types) == len(scores) == len(tokens) > 0 and _are(tokens, str) and _are(merges, str)
     if not fitting or not _are(types, int) or not _are(scores, float | int):
         raise BadCheckpoint(f"{where}: the lists of the tokenizer do not have the same length or their type.")
+    if model == "llama" and sum(map(len, tokens)) > _MOST_CHARACTERS:
+        raise BadCheckpoint(f"{where}: the tokens have more than {_MOST_CHARACTERS:,} characters.")
     if len(set(tokens)) < len(tokens):
         raise BadCheckpoint(f"{where}: the tokenizer has a token twice.")
     pre = metadata.get("tokenizer.ggml.pre", str, "")
