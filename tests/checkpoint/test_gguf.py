@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from attncli.checkpoint.chat import read_chat_template
 from attncli.checkpoint.gguf import verify
@@ -20,6 +21,7 @@ from attncli.checkpoint.gguf.layout import BF16, F16, F32, Q4_0, Q4_1, Q8_0
 from attncli.checkpoint.gguf.tensors import decode, encode, permuted, unpermuted
 from attncli.checkpoint.gguf.verify import verify_export
 from attncli.checkpoint.gguf.vocabulary import tokenizer_json, vocabulary_of
+from attncli.checkpoint.load import load_model
 from attncli.config import RopeScaling
 from attncli.errors import AttnError, BadCheckpoint, Inexact, UsageProblem
 from attncli.text.tokenizer import Tokenizer
@@ -220,6 +222,29 @@ def test_the_chat_template_leaves_and_enters(tmp_path, tokenizers):
     found = read_chat_template(tmp_path / "m.gguf")
     assert found.source.startswith("{{ bos_token }}")
     assert found.names["bos_token"] == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_is_merged_into_a_file_as_into_a_directory(tmp_path, tokenizers, family):
+    """A file of llama.cpp has other names than the adapter; GPT-2's matrices are also transposed."""
+    loaded = model_directory(tmp_path / "m", tokenizers["byte"], **FAMILIES[family])
+    exported(tmp_path / "m.gguf", loaded)
+    module, out = {"llama": ("q_proj", 32), "gpt2": ("c_attn", 96)}[family]
+    place = {"llama": "model.layers.1.self_attn.q_proj", "gpt2": "transformer.h.1.attn.c_attn"}[family]
+    (tmp_path / "a").mkdir()
+    described = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": [module], "layers_to_transform": [1]}
+    described |= {"fan_in_fan_out": family == "gpt2", "base_model_name_or_path": str(tmp_path / "m")}
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(described))
+    parts = {"A": torch.randn(2, 32), "B": torch.randn(out, 2)}
+    tensors = {f"base_model.model.{place}.lora_{part}.weight": tensor for part, tensor in parts.items()}
+    save_file(tensors, tmp_path / "a/adapter_model.safetensors")
+    one, other = (
+        load_model(tmp_path / name, torch.device("cpu"), torch.float32, tmp_path / "a").model
+        for name in ("m", "m.gguf")
+    )
+    ids = ids_of(12, vocab_size=257)
+    assert torch.allclose(one(ids), other(ids), atol=1e-5)
+    assert not torch.allclose(one(ids), loaded.model(ids), atol=1e-2)
 
 
 def test_a_wrong_file_is_found(written):
