@@ -16,7 +16,7 @@ from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 
 UNSCORED = -100  # the target of a token that is not scored
-_LOGITS_AT_ONCE = 1 << 24
+LOGITS_AT_ONCE = 1 << 24
 
 
 def losses(
@@ -35,7 +35,7 @@ def logits_of(model: Transformer, hidden: Tensor, targets: Tensor) -> Iterator[t
 
     `hidden` (N, C) is the input of the output head.
     """
-    at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
+    at_once = max(LOGITS_AT_ONCE // model.config.vocab_size, 1)
     for some, right in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True):
         yield model.unembed(some).float(), right
 

@@ -10,6 +10,7 @@ import torch
 from attncli.checkpoint.adaptation import Adaptation
 from attncli.config import ModelConfig, TrainConfig
 from attncli.errors import OutOfRoom
+from attncli.evaluation.loss import LOGITS_AT_ONCE
 from attncli.model.count import attention_count, count_parameters, matrix_parameters
 from attncli.model.device import physical_memory
 from attncli.model.fused import logits_at_once
@@ -100,7 +101,8 @@ def _adapting_bytes(model: ModelConfig, tokens: int, setup: StepSetup, adaptatio
     """Returns the estimated bytes of memory of a step that trains adapters of a frozen model.
 
     The adapters need all that a trained weight needs. The frozen weights need no gradients and no state. On a CPU, they
-    are in memory already, and a dtype other than float32 needs a copy. After the run, the merged model is loaded.
+    are in memory already, and a dtype other than float32 needs a copy. After the run, the merged model is loaded,
+    beside the memory in which the last weights were scored.
     """
     frozen, trained = sum(count_parameters(model).values()), adaptation.count(model)
     on_cpu, size = setup.device.type == "cpu", setup.dtype.itemsize
@@ -111,7 +113,9 @@ def _adapting_bytes(model: ModelConfig, tokens: int, setup: StepSetup, adaptatio
     rows = 8 * setup.load.rows * (setup.load.row_tokens + 1)
     ranks = adaptation.lora.rank * 7 * (model.layers + model.encoder_layers)  # A x of every adapted matrix
     activations = size * tokens * (_numbers_per_token(model, setup, recompute) + ranks)
-    return setup.resident_bytes + max(weights + adapters + logits + rows + activations, 4 * frozen if on_cpu else 0)
+    step = weights + adapters + logits + rows + activations
+    scored = 12 * min(setup.task.unit_count(setup.context) * setup.context * model.vocab_size, LOGITS_AT_ONCE)
+    return setup.resident_bytes + max(step, 4 * frozen + scored if on_cpu else 0)
 
 
 def _numbers_per_token(model: ModelConfig, setup: StepSetup, recompute: bool) -> int:
