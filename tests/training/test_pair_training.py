@@ -304,7 +304,8 @@ def test_the_planned_activations_are_those_that_the_backward_pass_needs_and_half
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     stored = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
     load = SimpleNamespace(rows=0, row_tokens=0, keys=length)
-    setup = SimpleNamespace(device=CPU, dtype=torch.float32, optimizer="muon", resident_bytes=0, load=load)
+    run = {"device": CPU, "dtype": torch.float32, "optimizer": "muon", "resident_bytes": 0, "adaptation": None}
+    setup = SimpleNamespace(**run, load=load)
     planned = [memory_bytes(model.config, tokens, setup) for tokens in (2 * 10**6, 4 * 10**6)]
     per_token = (planned[1] - planned[0]) / (2 * 10**6)
     assert stored < per_token * 2 * ids.numel() < 1.5 * stored
