@@ -17,6 +17,7 @@ from attncli.checkpoint.gguf.layout import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSE
 from attncli.errors import BadCheckpoint, UsageProblem
 
 _SPACE = "▁"
+_MARKS = "\u0301\u093f\u17b6"  # combining marks of several scripts
 _COMBINING = "\u0301"  # texts with it are not in Unicode's normal form C
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CASES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -41,6 +42,7 @@ class _Pre(NamedTuple):
     names: tuple[str, ...]
     splits: tuple[str, ...]
     whole_words: bool = False  # a word in the vocabulary is one token, whatever the merges are
+    note: str = ""  # how llama.cpp splits other than the steps; it concerns texts with combining marks
 
 
 _PRE_TOKENIZERS = (
@@ -50,7 +52,7 @@ _PRE_TOKENIZERS = (
     _Pre(("qwen35",), (_QWEN35,)),
     _Pre(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"), (_LLAMA3,), whole_words=True),
     _Pre(("smaug-bpe", "dbrx", "chatglm-bpe", "glm4"), (_LLAMA3,)),
-    _Pre(("tekken",), (_TEKKEN,), whole_words=True),
+    _Pre(("tekken",), (_TEKKEN,), whole_words=True, note="llama.cpp splits words of this tokenizer at combining marks"),
 )
 _OPENING = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "tekken")
 
@@ -131,10 +133,10 @@ def _byte_level(
     if found is None:
         raise _inexpressible(f"ignore_merges is {str(whole_words).lower()}, and llama.cpp has the opposite")
     named, types = _filled(tokens, added, size, {})
+    untested = _MARKS if found.note else _COMBINING * bool(notes)
+    notes = (*notes, found.note) if found.note else notes
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
-    return Vocabulary(
-        "gpt2", named, types, pre=found.names[0], merges=merges, notes=notes, untested=_COMBINING * bool(notes)
-    )
+    return Vocabulary("gpt2", named, types, pre=found.names[0], merges=merges, notes=notes, untested=untested)
 
 
 def _normalization_notes(normalizer: Mapping[str, Any] | None) -> tuple[str, ...]:
