@@ -49,12 +49,29 @@ class Engine:
         return loaded, NativeBackend(loaded.model, int8=self.dtype == "int8", releasing=not keep)
 
 
-def backend_for(model: Transformer) -> Backend:
-    """Returns a backend that generates with a loaded model: native.c with a copy of the weights, or PyTorch."""
+def backend_for(model: Transformer, *, narrow: bool = False) -> Backend:
+    """Returns a backend that generates with a loaded model: native.c with a copy of the weights, or PyTorch.
+
+    With `narrow`, native.c keeps the weights in bfloat16 or float16 if this changes no weight. It then reads half the
+    bytes and computes the same logits.
+    """
     on_cpu = model.embedding.weight.device.type == "cpu"
     if on_cpu and native.available() and native.supports(model.config):
-        return NativeBackend(model)
+        small = _narrowed(model) if narrow else None
+        return NativeBackend(model) if small is None else NativeBackend(small, releasing=True)
     return TorchBackend(model)
+
+
+def _narrowed(model: Transformer) -> Transformer | None:
+    """Returns a copy of a float32 model in bfloat16 or float16 that has the same weights; None if there is none."""
+    weights = model.state_dict()
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(torch.equal(weight.to(dtype).to(weight.dtype), weight) for weight in weights.values()):
+            with torch.device("meta"):
+                copy = Transformer(model.config)
+            copy.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
+            return copy.eval()
+    return None
 
 
 def choose_engine(device: str, dtype: str) -> Engine:

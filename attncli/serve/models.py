@@ -92,7 +92,7 @@ class ServedModel:
     def backend(self) -> Backend:
         """Generates; on a CPU, the network in C then has its own copy of the weights."""
         if self._backend is None:
-            self._backend = backend_for(self.loaded.model)
+            self._backend = backend_for(self.loaded.model, narrow=True)
         return self._backend
 
     @property
