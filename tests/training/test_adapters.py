@@ -215,7 +215,7 @@ def test_the_command_line_trains_resumes_and_uses_an_adapter(bases, tmp_path, mo
     code, _, err = ask(capsys, *command, "--dtype", "float32")
     assert code == 0
     assert "LoRA on all matrices of the layers, rank 4, alpha 6" in " ".join(err.split())
-    assert f"attncli generate -m {bases / 'qwen3'} --adapter mine" in " ".join(err.split())
+    assert "attncli generate --adapter mine" in " ".join(err.split())
     recorded = json.loads((tmp_path / "checkpoints/mine/run.json").read_text())
     assert recorded["plan"]["lora"] == {"rank": 4, "alpha": 6.0, "targets": "all", "rslora": False}
     assert recorded["from"] == str(bases / "qwen3")

@@ -176,9 +176,7 @@ def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None
         show(console, translation_screen(found.translation))
         console.print()
     show(console, judgement_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
-    model = f"-m {_named(target)}"
-    if job.adaptation is not None:
-        model = f"-m {shlex.quote(str(job.adaptation.base))} --adapter {_named(target)}"
+    model = f"{'-m' if job.adaptation is None else '--adapter'} {_named(target)}"  # an adapter names its model
     console = messages()
     console.print()
     console.print("Try next:", style="bold")
