@@ -51,7 +51,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What a GGUF file will contain. `notes` are the differences between the model and what llama.cpp computes."""
+    """The contents of a GGUF file before it is written. `notes` say where llama.cpp computes something else."""
 
     config: ModelConfig
     architecture: Architecture

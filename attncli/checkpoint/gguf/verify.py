@@ -56,15 +56,17 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared. Differences of logits are the largest ones, beside the logits' standard deviation."""
+    """The result of comparing a written file with the model that it was written from."""
 
     tensors: int
     weight_error: float  # the largest difference of a weight
     texts: int
     tokens: int  # whose logits were compared
-    logit_deviation: float
-    logit_difference: float  # between the model and the network of the file
-    llama_difference: float | None  # between the network of the file and llama.cpp; None if it is not installed
+    logit_deviation: float  # the standard deviation of the model's logits
+    logit_difference: float  # the largest, between the model and the network of the file
+    llama_difference: (
+        float | None
+    )  # the largest, between the network of the file and llama.cpp; None if it is not installed
 
 
 def verify_export(path: Path, plan: ExportPlan, loaded: LoadedModel) -> Verification:

@@ -41,8 +41,8 @@ class _Pre(NamedTuple):
 
     names: tuple[str, ...]
     splits: tuple[str, ...]
-    whole_words: bool = False  # a word in the vocabulary is one token, whatever the merges are
-    note: str = ""  # how llama.cpp splits other than the steps; it concerns texts with combining marks
+    whole_words: bool = False  # a word that is in the vocabulary becomes one token; the merges are not used for it
+    note: str = ""  # where llama.cpp splits texts differently
 
 
 _PRE_TOKENIZERS = (

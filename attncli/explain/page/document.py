@@ -135,11 +135,18 @@ def page_document(
         cuts=cut,
         vocabulary=_names(loaded, _ids(predicted, cut.values())),
         start=Start(part, focus, (head or attentions[part].busiest,)),
-        limits=(
-            *(limit for each in attentions.values() for limit in _limits(each)),
-            *found.limits(),
-            *(limit for each, made in cut.items() for limit in _cut_limits(each, made, len(found.axes.rows))),
-        ),
+        limits=_all_limits(attentions.values(), found, cut),
+    )
+
+
+def _all_limits(
+    attentions: Iterable[PageAttention], found: _Predicting, cut: Mapping[AttentionPart, Cuts]
+) -> tuple[Omission, ...]:
+    """Returns what the document leaves out of its attentions, its predictions and its cuts."""
+    return (
+        *(limit for each in attentions for limit in _limits(each)),
+        *found.limits(),
+        *(limit for each, made in cut.items() for limit in _cut_limits(each, made, len(found.axes.rows))),
     )
 
 

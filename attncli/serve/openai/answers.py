@@ -30,7 +30,7 @@ def usage_document(prompt: int, generated: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Answer(ABC):
-    """What all parts of the answer to one request have in common."""
+    """The answer to one request, whole or as a stream. All its parts have the same id, time and model."""
 
     PREFIX: ClassVar[str]  # of the id
     OBJECT: ClassVar[str]

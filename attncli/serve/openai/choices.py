@@ -20,7 +20,7 @@ _REASONS: dict[Reason, FinishReason] = {"stop": "stop", "end": "stop", "length":
 
 @dataclass(frozen=True)
 class Delta:
-    """What a step adds to the answer of a sample."""
+    """The new text and tokens of a sample after one step."""
 
     index: int
     text: str
