@@ -61,6 +61,7 @@ def read_weights(
                 if not is_finite(changed):
                     unfit = unfit or name
                 weights |= _parts(held, changed, shapes, device, dtype or tensor.dtype)
+                del tensor, changed  # freed before the next tensor is read
             if hashed:
                 folder.check(file.path.name, file.sha256())
             if unfit:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from attncli.checkpoint.chat import read_chat_template
-from attncli.checkpoint.gguf import verify
+from attncli.checkpoint.gguf import blocks, verify
 from attncli.checkpoint.gguf.architectures import architecture_of
 from attncli.checkpoint.gguf.export import TYPES, plan_export, stored_type
 from attncli.checkpoint.gguf.header import read_header
-from attncli.checkpoint.gguf.layout import BF16, F16, F32, Q4_0, Q4_1, Q8_0
+from attncli.checkpoint.gguf.layout import BF16, BLOCK, BY_PACKAGE, F16, F32, Q8_0
+from attncli.checkpoint.gguf.layout import TYPES as TENSOR_TYPES
 from attncli.checkpoint.gguf.tensors import decode, encode, permuted, unpermuted
 from attncli.checkpoint.gguf.verify import verify_export
 from attncli.checkpoint.gguf.vocabulary import tokenizer_json, vocabulary_of
@@ -123,20 +124,42 @@ def test_the_rows_of_a_head_alternate_between_its_halves():
     assert torch.equal(unpermuted(permuted(rows, 2), 2), rows)
 
 
-TENSOR_TYPES = {F32: 0, F16: 1, BF16: 30, Q8_0: 8, Q4_0: 2, Q4_1: 3}
+PLAIN_TYPES = (F32, F16, BF16)
 
 
-@pytest.mark.parametrize("kind", TENSOR_TYPES, ids=lambda kind: kind.name)
-def test_blocks_are_those_of_the_gguf_package(kind):
+@pytest.mark.parametrize("kind", TENSOR_TYPES.values(), ids=lambda kind: kind.name)
+def test_any_bytes_are_the_numbers_of_the_gguf_package(kind):
+    code = gguf.GGMLQuantizationType(kind.code)
+    assert (kind.name, gguf.GGML_QUANT_SIZES[code]) == (code.name, (kind.numbers, kind.bytes))
+    data = np.random.default_rng(kind.code).integers(0, 256, size=(6, 4 * kind.bytes), dtype=np.uint8)
+    found = decode(torch.from_numpy(data), kind, (6, 4 * kind.numbers)).float().numpy()
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(data, code)
+    assert np.array_equal(found.reshape(6, -1), expected, equal_nan=True)
+    assert np.isfinite(expected).sum() > 5 * kind.numbers or kind in PLAIN_TYPES
+
+
+@pytest.mark.parametrize("kind", [*PLAIN_TYPES, Q8_0], ids=lambda kind: kind.name)
+def test_written_blocks_are_those_of_the_gguf_package(kind):
     numbers = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
-    numbers[0, :32], numbers[1] = 0, numbers[1] * 1e-3
-    theirs = gguf.quants.quantize(numbers, gguf.GGMLQuantizationType(TENSOR_TYPES[kind]))
-    data = torch.from_numpy(theirs.view(np.uint8).copy()).reshape(-1)
-    assert data.numel() == kind.size((6, 64))
-    expected = gguf.quants.dequantize(theirs, gguf.GGMLQuantizationType(TENSOR_TYPES[kind]))
-    assert np.array_equal(decode(data, kind, (6, 64)).float().numpy(), expected)
-    if kind not in (Q4_0, Q4_1):
-        assert torch.equal(encode(torch.from_numpy(numbers), kind), data)
+    numbers[0, :BLOCK], numbers[1] = 0, numbers[1] * 1e-3
+    theirs = gguf.quants.quantize(numbers, gguf.GGMLQuantizationType(kind.code))
+    assert np.array_equal(encode(torch.from_numpy(numbers), kind).numpy(), theirs.view(np.uint8).reshape(-1))
+
+
+def test_a_large_tensor_is_dequantized_in_parts(monkeypatch):
+    data = torch.randint(0, 256, (40 * Q8_0.bytes,), dtype=torch.uint8)
+    whole = decode(data, Q8_0, (8, 5 * BLOCK))
+    monkeypatch.setattr(blocks, "_AT_ONCE", 3 * BLOCK)
+    assert torch.equal(decode(data, Q8_0, (8, 5 * BLOCK)).nan_to_num(), whole.nan_to_num())
+
+
+def test_a_type_with_large_tables_needs_the_gguf_package(monkeypatch):
+    for kind in TENSOR_TYPES.values():
+        blocks.require_decoder(kind, "m.gguf")
+    monkeypatch.setattr(blocks, "find_spec", lambda name: None)
+    with pytest.raises(BadCheckpoint, match="type IQ2_XXS need the tables of the package gguf"):
+        blocks.require_decoder(BY_PACKAGE[0], "m.gguf")
 
 
 def test_a_quantized_file_of_the_gguf_package_is_read(tmp_path, written):
@@ -283,7 +306,7 @@ HOSTILE = {
     "huge shape": (header(0, 1, body=text(b"a") + struct.pack("<IQQIQ", 2, 1 << 40, 1 << 40, 0, 0)), "impossible"),
     "no numbers": (header(0, 1, body=text(b"a") + struct.pack("<IQIQ", 1, 0, 0, 0)), "impossible"),
     "odd offset": (header(0, 1, body=text(b"a") + struct.pack("<IQIQ", 1, 4, 0, 7) + bytes(64)), "impossible"),
-    "K quant": (header(0, 1, body=text(b"a") + struct.pack("<IQIQ", 1, 256, 12, 0)), "type Q4_K, which is not read"),
+    "intermediate type": (header(0, 1, body=text(b"a") + struct.pack("<IQIQ", 1, 256, 15, 0)), "Q8_K, which is"),
     "broken blocks": (header(0, 1, body=text(b"a") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(99)), "whole blocks"),
     "beyond the end": (header(0, 1, body=TENSOR), "ends within 'a'"),
     "far offset": (header(0, 1, body=text(b"a") + struct.pack("<IQIQ", 1, 4, 0, (1 << 64) - 32)), "ends within 'a'"),

@@ -114,10 +114,9 @@ class _HeaderReader:
         shape = tuple(self._number("Q") for _ in range(dimensions))[::-1]
         code, begin = self._number("I"), self._number("Q")
         if code not in TYPES:
-            known = ", ".join(kind.name for kind in TYPES.values())
             raise BadCheckpoint(
                 f"{self._path}: {self._shown(name)} has type {OTHER_TYPES.get(code, code)}, which is not read.",
-                f"Read: {known}. Convert it to Q8_0 with llama-quantize.",
+                "Convert the file to Q8_0 with llama-quantize.",
             )
         if not all(shape) or math.prod(shape) > _MOST_NUMBERS or begin % alignment:
             raise self._refusal(f"the shape or the offset of {self._shown(name)} is impossible")

@@ -1,8 +1,8 @@
-"""Reads and writes the numbers of the tensors of GGUF files: floating-point numbers, and blocks of quantized numbers.
+"""Reads and writes the numbers of the tensors of GGUF files: floating-point numbers, and quantized numbers.
 
-A block of 32 numbers of a row is stored as a scale d of 16 bits and small integers q: x = d q (Q8_0), x = d (q - 8)
-(Q4_0), or, with a minimum m, x = d q + m (Q4_1). `GgufTensors` yields tensors as our network has them. This module does
-not know which tensors a model has.
+`GgufTensors` yields tensors as our network has them, and dequantizes them by `blocks`. Q8_0 is the quantized type that
+is written: a block of 32 numbers of a row is a scale d of 16 bits and small integers q, x = d q. This module does not
+know which tensors a model has.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from attncli.checkpoint.gguf.architectures import Metadata
+from attncli.checkpoint.gguf.blocks import dequantize, require_decoder
 from attncli.checkpoint.gguf.folder import GgufFolder
 from attncli.checkpoint.gguf.header import GgufTensor, identity
-from attncli.checkpoint.gguf.layout import BF16, BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, TensorType
+from attncli.checkpoint.gguf.layout import BF16, BLOCK, F16, F32, Q8_0, TensorType
 from attncli.checkpoint.tensors import Entry
 from attncli.errors import BadCheckpoint
 from attncli.paths import open_regular, unreadable
@@ -29,15 +30,19 @@ _PERMUTED = ("attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias")
 class GgufTensors:
     """The tensors of an open GGUF file, in the layout of our network.
 
-    Tensors have the dtype `dtype`. If it is None, they have the common dtype of the matrices of the file, or float32 if
-    a matrix is quantized or if the matrices have several dtypes.
+    If `dtype` is None, tensors have the common dtype of the matrices of the file, or float32 if a matrix is quantized
+    or if the matrices have several dtypes. Otherwise the caller rounds them to `dtype`: tensors are yielded as they are
+    stored, and in float32 if they are quantized. Memory contains the bytes and the numbers of one tensor.
     """
 
     def __init__(self, folder: GgufFolder, file: BufferedReader, dtype: torch.dtype | None) -> None:
         self.path = folder.path
         self._folder = folder
         self._file = file
+        for tensor in folder.header.tensors:
+            require_decoder(tensor.type, str(self.path))
         kinds = {tensor.type for tensor in folder.header.tensors if len(tensor.shape) > 1}
+        self._rounded = dtype is not None
         self._dtype = dtype or (_PLAIN.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32)
         self._tensors = sorted(folder.header.tensors, key=lambda tensor: tensor.begin)
         self.entries = tuple(
@@ -49,7 +54,7 @@ class GgufTensors:
         """Yields (name, tensor) for each wanted name, on the CPU. Raises BadCheckpoint if the file changes."""
         for each in self._tensors:
             if wanted(each.name):
-                yield each.name, self._tensor(each).to(self._dtype)
+                yield each.name, self._tensor(each)
 
     def sha256(self) -> str:
         """Raises AssertionError: a GGUF file has no manifest to compare a digest with."""
@@ -60,7 +65,11 @@ class GgufTensors:
         self._file.seek(each.begin)
         if self._file.readinto(data) != len(data) or identity(self._file) != self._folder.header.identity:
             raise BadCheckpoint(f"{self.path} changed while it was read, or it ends early.", "Read it again.")
-        tensor = decode(torch.frombuffer(data, dtype=torch.uint8), each.type, each.shape)
+        tensor = self._arranged(each, decode(torch.frombuffer(data, dtype=torch.uint8), each.type, each.shape))
+        return tensor if self._rounded else tensor.to(self._dtype)
+
+    def _arranged(self, each: GgufTensor, tensor: Tensor) -> Tensor:
+        """Returns a tensor in the layout of our network."""
         architecture = self._folder.architecture
         if architecture.permuted and each.name.endswith(_PERMUTED):
             return unpermuted(tensor, self._heads(each.name))
@@ -103,19 +112,7 @@ def decode(data: Tensor, kind: TensorType, shape: tuple[int, ...]) -> Tensor:
     """Returns the tensor that bytes contain: float32 for a quantized type, else its own dtype."""
     if kind in _PLAIN:
         return data.view(_PLAIN[kind]).reshape(shape)
-    blocks = data.reshape(-1, kind.bytes)
-    scale = blocks[:, :2].contiguous().view(torch.float16).float()
-    if kind is Q8_0:
-        numbers = blocks[:, 2:].contiguous().view(torch.int8).float() * scale
-    else:
-        packed = blocks[:, kind.bytes - BLOCK // 2 :]
-        numbers = torch.cat([packed & 15, packed >> 4], dim=1).float()
-        if kind is Q4_0:
-            numbers = (numbers - 8) * scale
-        else:
-            assert kind is Q4_1, kind
-            numbers = numbers * scale + blocks[:, 2:4].contiguous().view(torch.float16).float()
-    return numbers.reshape(shape)
+    return dequantize(data, kind, shape)
 
 
 def encode(tensor: Tensor, kind: TensorType) -> Tensor:
