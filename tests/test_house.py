@@ -125,7 +125,7 @@ def test_render_imports_torch_for_annotations_only():
 def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = (*extras["plot"], *extras["tensorboard"], *extras["translation"], *extras["serve"])
+    optional = (*extras["plot"], *extras["tensorboard"], *extras["translation"], *extras["serve"], *extras["gguf"])
     declared = {re.match("[a-z0-9_]+", name)[0] for name in (*project["dependencies"], *optional)}
     modules = {"llama_cpp"} if "llama-cpp-python" in extras["gguf"][0] else set()  # its name is not the package's
     known = {*sys.stdlib_module_names, "attncli", *declared, *modules}
