@@ -116,6 +116,11 @@ class Model:
         """The model's tokenizer; its methods `encode`, `decode` and `pieces` convert between text and tokens."""
         return self._any().tokenizer
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings on this model that commands print, for example that its adapter was trained for another model."""
+        return self._any().notes
+
     @overload
     def generate(
         self, prompt: str = "", *, tokens: Literal[False] = False, top: int = 0, **settings: Any

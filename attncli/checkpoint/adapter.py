@@ -58,6 +58,20 @@ class Adapter:
         left, right = (down.T, up.T) if held.transposed else (up, down)
         return torch.addmm(wide, left.to(wide.dtype), right.to(wide.dtype), alpha=self.config.scale_of(module))
 
+    def refuse_other_tokenizer(self, digest: str, model: Path) -> None:
+        """Raises BadCheckpoint if the adapter was trained with another tokenizer than that of a model.
+
+        `digest` is the digest of the model's tokenizer. An adapter that attncli did not train records none.
+        """
+        recorded = self.run.get("base")
+        trained = recorded.get("tokenizer") if isinstance(recorded, dict) else None
+        if isinstance(trained, str) and trained != digest:
+            named = "another model" if self.config.base is None else self.config.base
+            raise BadCheckpoint(
+                f"The adapter {self.path} was trained for {named}, whose tokenizer is not that of {name_of(model)}.",
+                f"Use it with {named}.",
+            )
+
     def note_on(self, model: Path) -> str:
         """Returns a note if the adapter was trained for another model than the one in a directory; else nothing."""
         trained = self.config.base

@@ -3,8 +3,9 @@
 One of the shipped models is the default if there is no other model. The others are used only by their names, also in a
 copy of the repository, whose ./checkpoints contains them.
 
-Listing a model reads its config.json and run.json. Unreadable directories are skipped. No torch, so that `attncli
-models` starts fast.
+Listing a model reads its config.json and run.json. Of a GGUF file it reads the first bytes alone, since the header of
+a file takes a second to read if the vocabulary is large. Unreadable directories and files are skipped. No torch, so
+that `attncli models` starts fast.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 
 from attncli.checkpoint.atomic import model_name_of, present
 from attncli.checkpoint.directory import ADAPTER_CONFIG, CONFIG, RUN, TRAIN_FIRST, WEIGHTS, file_status, read_json
+from attncli.checkpoint.gguf.layout import MAGIC
 from attncli.checkpoint.lock import is_held
 from attncli.errors import BadCheckpoint
 from attncli.folders import models_folder
-from attncli.paths import is_file, is_folder, look, real, unreadable
+from attncli.paths import is_file, is_folder, look, open_regular, real, unreadable
 
 MODELS_FOLDER = Path("checkpoints")
 GGUF = ".gguf"  # the end of the name of a model in one file
@@ -33,10 +35,10 @@ _SHIPPED_FOLDERS = (_HERE / MODELS_FOLDER, _HERE.parent / MODELS_FOLDER)  # in a
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model directory as `attncli models` lists it.
+    """A model directory or a GGUF file as `attncli models` lists it.
 
     `path` is the directory that is read: the previous save if a crash left the model's directory missing. `run` is the
-    content of run.json; it is empty if attncli did not train the model.
+    content of run.json; it is empty if attncli did not train the model. `config` is empty for a GGUF file.
     """
 
     name: str
@@ -49,7 +51,7 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """Returns the directory of a model by its name, which may also be a path, or the path of a GGUF file.
+    """Returns the directory or the GGUF file of a model by its name, which may also be a path.
 
     Searches the path itself, ./checkpoints, the user's folder and the shipped models, in this order. Without a name,
     uses the name in ATTNCLI_MODEL. If ATTNCLI_MODEL is not set, returns the newest model of the first place that has a
@@ -64,8 +66,6 @@ def find_model(name: str | None) -> Path:
     if found is not None:
         return found
     if is_file(name):
-        if name.lower().endswith(GGUF):
-            return Path(name)
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}, or a file that ends in {GGUF}.",
             "Give the directory.",
@@ -92,12 +92,15 @@ def _default_model() -> Path:
 
 
 def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
-    """Returns the directory with this name and the error of a folder that cannot be searched; each may be None.
+    """Returns the directory or GGUF file of this name, and the error of a folder that cannot be searched.
 
-    A directory with a config has precedence over one without, because a folder of text may have the name of a model.
+    Each may be None. A directory with a config has precedence over one without, because a folder of text may have the
+    name of a model.
     """
     found, problem, users = None, None, models_folder()
     for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
+        if _is_gguf(folder / name):
+            return folder / name, None
         try:
             place = present(folder / name)
             if place is not None and is_model(place):
@@ -125,6 +128,11 @@ def find_adapter(name: str) -> Path:
             f"{found} is no adapter: it holds no {ADAPTER_CONFIG}.", "Give the directory of an adapter."
         )
     raise BadCheckpoint(f"There is no adapter {name!r}: no such directory.", "Give the directory of an adapter.")
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a path is a file whose name ends as those of GGUF files do."""
+    return path.name.lower().endswith(GGUF) and is_file(path)
 
 
 def is_model(path: Path) -> bool:
@@ -190,7 +198,7 @@ def _users_models() -> list[ModelEntry]:
 
 
 def list_models(folder: Path = MODELS_FOLDER, kind: str = CONFIG) -> list[ModelEntry]:
-    """Returns the models in `folder` that have a readable config, the file `kind`, sorted by name.
+    """Returns the models in `folder` that have a readable config, the file `kind`, and GGUF files, sorted by name.
 
     Includes models that have only a previous save. Raises BadCheckpoint if `folder` cannot be read.
     """
@@ -214,6 +222,8 @@ def stopped_runs() -> list[ModelEntry]:
 def _entry(folder: Path, name: str, kind: str = CONFIG) -> ModelEntry | None:
     """Returns the entry of the model with this name, or None if there is no readable model."""
     try:
+        if _is_gguf(folder / name):
+            return _gguf_entry(folder / name) if kind == CONFIG else None
         path = present(folder / name)
         if path is None or file_status(path / kind) is None:
             return None
@@ -225,6 +235,15 @@ def _entry(folder: Path, name: str, kind: str = CONFIG) -> ModelEntry | None:
         return ModelEntry(name, path, size, modified, status_of(folder / name, run), config, run)
     except (BadCheckpoint, OSError):
         return None
+
+
+def _gguf_entry(path: Path) -> ModelEntry | None:
+    """Returns the entry of a GGUF file; None for a file that does not begin as one. Raises OSError."""
+    with open_regular(path) as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return None
+        status = os.fstat(file.fileno())
+    return ModelEntry(path.name, path, status.st_size, status.st_mtime, status_of(path, {}), {}, {})
 
 
 def status_of(path: Path, run: dict[str, Any]) -> str:

@@ -117,7 +117,6 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
     """
     folder = open_folder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
-    names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
     if folder.holds(directory.CHAT_TEMPLATE):  # this file has precedence, as in transformers
         source: object = folder.read(directory.CHAT_TEMPLATE, _LARGEST).decode("utf-8", "replace")
         where = folder.where(directory.CHAT_TEMPLATE)
@@ -129,7 +128,16 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
         raise BadCheckpoint(
             f"The chat template in {where} is not a text of at most {_LARGEST:,} characters.", COPY_AGAIN
         )
-    return ChatTemplate(source, names, str(where))
+    return ChatTemplate(source, _special_tokens(described), str(where))
+
+
+def read_special_tokens(path: Path) -> dict[str, str]:
+    """Returns the texts of a model's special tokens by their settings: {'bos_token': '<s>'}. Raises BadCheckpoint."""
+    return _special_tokens(open_folder(path).json_if_any(directory.TOKENIZER_CONFIG))
+
+
+def _special_tokens(described: dict[str, Any]) -> dict[str, str]:
+    return {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
 
 
 def required_chat_template(path: Path) -> ChatTemplate:

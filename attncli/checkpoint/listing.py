@@ -7,10 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from attncli.checkpoint.catalog import ModelEntry, find_model, known_models
+from attncli.checkpoint.directory import CONFIG
 from attncli.checkpoint.families.registry import config_from_json
+from attncli.checkpoint.gguf.folder import open_folder
 from attncli.config import ModelConfig
 from attncli.errors import AttnError
-from attncli.paths import real
+from attncli.paths import is_file, real
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ def list_known() -> Listing:
     shapes = {}
     for entry in entries:
         with suppress(AttnError):  # the table shows that the model cannot be used
-            shapes[entry.name] = config_from_json(entry.config)
+            config = open_folder(entry.path).json(CONFIG) if is_file(entry.path) else entry.config
+            shapes[entry.name] = config_from_json(config)
     default = None
     with suppress(AttnError):  # there is no model, or ATTNCLI_MODEL names none
         chosen = real(find_model(None))

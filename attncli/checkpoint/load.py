@@ -169,6 +169,8 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None, pla
     run = folder.json_if_any(directory.RUN)
     if adapter is None:
         return LoadedModel(model, tokenizer, path, run=run, **found._asdict())
+    if not is_file(path):  # the tokenizer of a GGUF file is described in another way
+        adapter.refuse_other_tokenizer(tokenizer.digest, path)
     notes = (note,) if (note := adapter.note_on(path)) else ()
     return LoadedModel(
         model, tokenizer, path, run=adapter.run or run, **found._asdict(), adapter=adapter.path, notes=notes

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,8 @@ class Checkpoint:
 
     With an `adaptation`, it is the content of an adapter's directory: `weights` are those of the adapters alone.
     `start_of_text`, `end_ids`, `forced`, `banned` and `forced_end` are those of `Borders`. If `end_ids` is empty, a
-    text ends at the tokenizer's end-of-text token.
+    text ends at the tokenizer's end-of-text token. `special_tokens` are settings of tokenizer_config.json, such as
+    {'bos_token': '<s>'}; they replace those that `write_checkpoint` chooses.
     """
 
     config: ModelConfig
@@ -87,6 +88,8 @@ class Checkpoint:
     banned: frozenset[int] = frozenset()
     forced_end: int | None = None
     adaptation: Adaptation | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
 
     @property
     def borders(self) -> Borders:
@@ -185,13 +188,16 @@ def _texts_of_model(checkpoint: Checkpoint) -> dict[str, bytes]:
     ends = sorted(checkpoint.end_ids or token_ids(tokenizer.end_of_text, tokenizer))
     end = ends if len(ends) > 1 else ends[0] if ends else None
     dtype = dtype_name(next(iter(checkpoint.weights.values())).dtype)
+    template = checkpoint.chat_template
     return {
         directory.CONFIG: _json(config_to_json(config, start_of_text=start, end_of_text=end, dtype=dtype)),
         directory.GENERATION: _json(start_and_end(config, start, end) | _constraints(checkpoint)),
         directory.TOKENIZER: tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(
             _tokenizer_config(tokenizer, ends, config.context, encodes=config.encoder_layers > 0)
+            | dict(checkpoint.special_tokens)
         ),
+        **({} if template is None else {directory.CHAT_TEMPLATE: template.encode()}),
     }
 
 

@@ -8,6 +8,7 @@ padded. Streamed decoding never returns half a character. `tokenizer_training` t
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from collections import Counter
@@ -120,6 +121,11 @@ class Tokenizer:
     def to_json(self) -> str:
         """Returns the text of a `tokenizer.json`, which transformers can read unchanged."""
         return str(self._backend.to_str(pretty=True))
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of `to_json`, by which a tokenizer is recognized."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @cached_property
     def vocab_size(self) -> int:

@@ -115,7 +115,8 @@ def new_job(
     if start is not None:
         facts |= {"from": str(start.path)}
         if adaptation is not None:
-            facts |= {"from": str(adaptation.base), "base": {"weights": adaptation.digest}}
+            base = {"weights": adaptation.digest, "tokenizer": start.tokenizer.digest}
+            facts |= {"from": str(adaptation.base), "base": base}
         initial = start.model.state_dict() if adaptation is None else None
         return Job(corpus, plan, facts, initial=initial, notes=notes, borders=borders, adaptation=adaptation)
     if text.vocab_size is None and text.tokenizer == "bpe":

@@ -8,10 +8,13 @@ import pytest
 
 from attncli.checkpoint import catalog, directory
 from attncli.checkpoint.catalog import find_model, known_models, list_models
+from attncli.checkpoint.listing import list_known
 from attncli.checkpoint.save import write_checkpoint
 from attncli.cli.resolving import note_default
 from attncli.errors import BadCheckpoint
+from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.checkpoints import checkpoint, load
+from tests.support.gguf_files import exported, model_directory
 
 
 def test_a_model_is_found_by_path_name_variable_or_age(tmp_path, monkeypatch):
@@ -42,6 +45,31 @@ def test_a_model_with_only_a_previous_save_is_listed_under_its_name(tmp_path, mo
     assert [(entry.name, entry.path.name) for entry in list_models()] == [("a", ".a.previous"), ("b", "b")]
     assert load(find_model(None)).model.config == checkpoint().config
     assert find_model(None).name == ".a.previous"
+
+
+def test_gguf_files_are_listed_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    users = tmp_path / "users"
+    monkeypatch.setenv("ATTNCLI_MODELS", str(users))
+    loaded = model_directory(Path("checkpoints/m"), byte_tokenizer(), qk_norm=False)
+    users.mkdir()
+    for path in (Path("checkpoints/Mine.GGUF"), users / "yours.gguf", Path("m.gguf")):
+        exported(path, loaded)
+    Path("checkpoints/other.gguf").write_bytes(b"something else")
+    Path("checkpoints/damaged.gguf").write_bytes(b"GGUF and nothing more")
+    listing = list_known()
+    names = {entry.name: entry for entry in listing.entries if entry.name not in catalog.SHIPPED}
+    assert names.keys() == {"m", "Mine.GGUF", "yours.gguf", "damaged.gguf"}
+    assert names["yours.gguf"].bytes == (users / "yours.gguf").stat().st_size
+    assert listing.shapes["Mine.GGUF"] == listing.shapes["m"] and "damaged.gguf" not in listing.shapes
+    assert find_model("Mine.GGUF") == Path("checkpoints/Mine.GGUF")
+    assert find_model("yours.gguf") == users / "yours.gguf"
+    assert find_model("m.gguf") == Path("m.gguf") and find_model("m") == Path("checkpoints/m")
+    assert load(find_model("yours.gguf")).model.config == loaded.model.config
+    os.utime(users / "yours.gguf", (2e9, 2e9))
+    assert find_model(None).parent == Path("checkpoints")  # before the user's folder
+    os.utime("checkpoints/Mine.GGUF", (2e9, 2e9))
+    assert find_model(None) == Path("checkpoints/Mine.GGUF") and list_known().default == "Mine.GGUF"
 
 
 def test_the_model_that_ships_is_the_default_until_another_is_trained(tmp_path, monkeypatch):

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+from attncli.checkpoint.chat import read_chat_template
 from attncli.checkpoint.load import load_model
 from attncli.cli.main import run
 from tests.support.adapters import peft_model, write_base
-from tests.support.checkpoints import CPU
+from tests.support.checkpoints import CPU, without_manifest
 from tests.support.commands import ask
 from tests.support.lazily import transformers
 from tests.support.models import ids_of
@@ -62,3 +63,19 @@ def test_an_export_never_writes_where_it_reads(tmp_path, monkeypatch, capsys):
         assert code == 2
         assert told in " ".join(err.split())
     assert contents(tmp_path / "m") == before
+
+
+def test_a_merged_model_keeps_the_chat_template_and_the_special_tokens(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "m", "llama")
+    without_manifest(tmp_path / "m")
+    (tmp_path / "m/chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}é")
+    settings = json.loads((tmp_path / "m/tokenizer_config.json").read_text())
+    settings |= {"bos_token": {"content": "<s>"}, "pad_token": "<pad>", "auto_map": {"AutoTokenizer": "evil.py"}}
+    (tmp_path / "m/tokenizer_config.json").write_text(json.dumps(settings))
+    assert run(["export", "m", "--out", "merged"]) == 0
+    source, found = (read_chat_template(tmp_path / name) for name in ("m", "merged"))
+    assert found.source == source.source and found.names == source.names
+    assert found.names["bos_token"] == "<s>" and found.names["pad_token"] == "<pad>"
+    assert "auto_map" not in json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == source.source

@@ -19,7 +19,7 @@ from attncli.text.tokenizer_training import train_pair_tokenizer
 from attncli.training import new_job, resume_job, run_job
 from attncli.training.run import begin_run
 from tests.support.adapters import write_base
-from tests.support.checkpoints import CPU, write_random_translator
+from tests.support.checkpoints import CPU, without_manifest, write_random_translator
 from tests.support.commands import ask
 from tests.support.lazily import peft, transformers
 from tests.support.models import ids_of
@@ -152,6 +152,19 @@ def test_a_resumed_run_needs_the_same_model(bases, tmp_path):
     with pytest.raises(BadCheckpoint, match="has changed"):
         resume_job(stopped)
     assert again.name == "m"
+
+
+def test_an_adapter_is_refused_for_a_model_with_another_tokenizer(bases, tmp_path):
+    adapter = trained(job_of(bases, "llama"), tmp_path / "a")
+    write_base(tmp_path / "other", "llama")
+    without_manifest(tmp_path / "other")
+    described = json.loads((tmp_path / "other/tokenizer.json").read_text())
+    vocab = described["model"]["vocab"]
+    first, second = sorted(vocab)[:2]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (tmp_path / "other/tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(BadCheckpoint, match="whose tokenizer is not that of other"):
+        load_model(tmp_path / "other", CPU, torch.float32, adapter)
 
 
 def test_a_model_that_translates_is_adapted(bases, tmp_path):

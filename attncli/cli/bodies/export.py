@@ -7,10 +7,11 @@ from typing import BinaryIO
 
 import torch
 
+from attncli.checkpoint.chat import read_chat_template, read_special_tokens
 from attncli.checkpoint.families.registry import family_of
 from attncli.checkpoint.gguf.export import plan_export, stored_type, write_export
 from attncli.checkpoint.gguf.verify import Verification, verify_export
-from attncli.checkpoint.load import load_model
+from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.checkpoint.save import Borders, Checkpoint, write_checkpoint
 from attncli.checkpoint.target import claimed
 from attncli.cli.bodies.results import show_result
@@ -78,13 +79,9 @@ def run_directory(choice: AdaptedChoice, out: Path, dtype: str | None, *, force:
     except ValueError:
         raise UsageProblem(f"{found.model} has a shape that no family expresses.", "Use its own directory.") from None
     weights = loaded.model.state_dict()
-    borders = Borders(loaded.start_of_text, loaded.end_ids, loaded.forced, loaded.banned, loaded.forced_end)
-    record = {key: loaded.run[key] for key in KEPT if key in loaded.run}
     with claimed(target, force=True):
         status(f"writing {target.name}")
-        write_checkpoint(
-            target, Checkpoint(loaded.model.config, weights, loaded.tokenizer, **borders._asdict(), run=record)
-        )
+        write_checkpoint(target, _checkpoint_of(loaded))
         status(f"checking {target.name}")
         again = load_model(target, cpu, None).model.state_dict()
     if again.keys() != weights.keys() or not all(torch.equal(again[name], weights[name]) for name in weights):
@@ -95,4 +92,19 @@ def run_directory(choice: AdaptedChoice, out: Path, dtype: str | None, *, force:
         lambda: directory_document(target, found.adapter, numbers, written),
         lambda console: directory_screen(target, found.adapter, numbers, written),
         json=json,
+    )
+
+
+def _checkpoint_of(loaded: LoadedModel) -> Checkpoint:
+    """Returns a loaded model as it is saved, with the chat template and the special tokens of its directory."""
+    borders = Borders(loaded.start_of_text, loaded.end_ids, loaded.forced, loaded.banned, loaded.forced_end)
+    template = read_chat_template(loaded.path)
+    return Checkpoint(
+        loaded.model.config,
+        loaded.model.state_dict(),
+        loaded.tokenizer,
+        **borders._asdict(),
+        run={key: loaded.run[key] for key in KEPT if key in loaded.run},
+        special_tokens=read_special_tokens(loaded.path),
+        chat_template=None if template is None else template.source,
     )
