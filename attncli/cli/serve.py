@@ -32,6 +32,7 @@ def serve(
         "--token",
         metavar="TEXT",
         limit=_TOKEN,
+        secret=True,
     ),
     open: bool = option(False, "Open the page in a browser."),
 ) -> None:

@@ -23,16 +23,15 @@ class Limit:
     rule: str
     holds: Callable[[Any], bool]
 
-    def check(self, name: str, value: object) -> None:
-        """Raises UsageProblem for a value that the rule does not allow."""
+    def check(self, name: str, value: object, *, secret: bool = False) -> None:
+        """Raises UsageProblem for a value that the rule does not allow. The error does not repeat a secret value."""
         try:
             fits = self.holds(value)
         except (TypeError, OverflowError):  # the value has another type, or no float holds it
             fits = False
         if not fits:
-            raise UsageProblem.naming(
-                lambda named: (f"{named(name)} is {shown_value(value)}, and must be {self.rule}.", "")
-            )
+            is_value = "" if secret else f" is {shown_value(value)}, and"
+            raise UsageProblem.naming(lambda named: (f"{named(name)}{is_value} must be {self.rule}.", ""))
 
 
 def at_least(least: int) -> Limit:

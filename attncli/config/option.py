@@ -48,13 +48,14 @@ class Option:
     letter: str = ""  # a short name in `generate -i`, for an option without one
     example: str = ""  # a value to show in error messages; if empty, the default is shown
     unset: Callable[[], Any] | None = None  # returns the value of an option that is not given
+    secret: bool = False  # an error does not repeat the value
 
     def check(self, name: str, value: Any) -> None:
         """Raises UsageProblem for a value that is not allowed; the error names the field, the value and the rule."""
         for limit in (self.limit, one_of(self.choices) if self.choices else None):
             for one in value if isinstance(value, tuple) else (value,):
                 if limit is not None:
-                    limit.check(name, one)
+                    limit.check(name, one, secret=self.secret)
 
 
 def option(default: T, help: str, *names: str, **more: Any) -> T:

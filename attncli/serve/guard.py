@@ -131,7 +131,7 @@ class Guard:
             raise Refusal(
                 401,
                 "This server asks for its token.",
-                "Open the address that attncli serve printed, or send the header Authorization: Bearer TOKEN.",
+                "Send the header Authorization: Bearer TOKEN, or open /?token=TOKEN in a browser.",
                 WWW_Authenticate="Bearer",
             )
         return None

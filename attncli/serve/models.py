@@ -21,12 +21,13 @@ from attncli.generation.loading import backend_for
 from attncli.generation.one_token import OneByOne
 from attncli.model.backend import Backend
 from attncli.pages import kinds_of
-from attncli.serve.refusal import Refusal
+from attncli.serve.refusal import Refusal, too_long
 from attncli.serve.worker import ModelThread
 
 T = TypeVar("T")
 KEPT = 3  # models
 CHARACTERS_PER_TOKEN = 32  # of the context: the most that a text may have; English has 4 to 5 for each token
+_NAMES = "GET /v1/models lists the models that generate texts, and GET /api/models all of them."
 State = tuple[int, int] | None
 
 
@@ -57,7 +58,7 @@ class ServedModel:
         return self._kinds
 
     def refuse_long(self, text: str, pair: str | None = None, target: str | None = None) -> None:
-        """Raises Refusal with status 422 for a text that is longer than the context. Other errors are found later.
+        """Raises Refusal for a text that is longer than the context. Other errors are found later.
 
         A text with far more characters than the context has tokens is refused before it is tokenized, which takes a
         minute for a million characters and cannot be cancelled.
@@ -70,23 +71,17 @@ class ServedModel:
             longest = max(longest, len(self.loaded.target(target)))
         self.refuse_tokens(longest)
 
-    def refuse_characters(self, *texts: str) -> None:
-        """Raises Refusal with status 422 for a text with too many characters to tokenize."""
+    def refuse_characters(self, *texts: str, field: str | None = None) -> None:
+        """Raises Refusal for a text with too many characters to tokenize. `field` is the field of the request."""
         context, characters = self.loaded.model.config.context, max(map(len, texts))
         if characters > CHARACTERS_PER_TOKEN * context:
-            raise Refusal(
-                422,
-                f"The text has {characters:,} characters, and the model reads at most {context:,} tokens.",
-                "Give a shorter text.",
-            )
+            raise too_long(f"{characters:,} characters", context, field)
 
-    def refuse_tokens(self, count: int) -> None:
-        """Raises Refusal with status 422 for more tokens than the context has."""
+    def refuse_tokens(self, count: int, field: str | None = None) -> None:
+        """Raises Refusal for more tokens than the context has. `field` is the field of the request."""
         context = self.loaded.model.config.context
         if count > context:
-            raise Refusal(
-                422, f"The text has {count:,} tokens, and the model reads at most {context:,}.", "Give a shorter text."
-            )
+            raise too_long(f"{count:,} tokens", context, field)
 
     @property
     def backend(self) -> Backend:
@@ -129,7 +124,7 @@ class Models:
             return held
         path = self._places.get(name) or next((entry.path for entry in known_models() if entry.name == name), None)
         if path is None:
-            raise Refusal(404, "There is no model of this name.", "GET /api/models lists the names.", param="model")
+            raise Refusal(404, "There is no model of this name.", _NAMES, param="model")
         self._held.pop(name, None)
         while len(self._held) >= KEPT:
             self._held.popitem(last=False)

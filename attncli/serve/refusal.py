@@ -1,8 +1,8 @@
 """Refusal: the answer to a request that cannot be served, with its status, its words and its headers.
 
 The JSON body is {"error": {"message", "hint"}}. For an address under /v1/, it has OpenAI's form instead, so that
-OpenAI's clients show the message: {"error": {"message", "type", "param", "code"}}. The words are ours: they contain no
-traceback, and no path of the file system.
+OpenAI's clients show the message: {"error": {"message", "type", "param", "code"}}. There, a text that is too long has
+status 400, on which these clients rely. The words are ours: they contain no traceback, and no path of the file system.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _STANDARD = {
 }
 _OPENAI = "/v1/"  # the addresses whose errors have OpenAI's form
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
+_TOO_LONG = "context_length_exceeded"  # OpenAI's code
 _CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "unavailable"}
 
 
@@ -34,23 +35,27 @@ class Refusal(Exception):
         hint: str = "",
         *,
         param: str | None = None,
+        code: str | None = None,
         retry: float | None = None,
         **headers: str,
     ) -> None:
-        """`param` is the field at fault, if it is one.
+        """`param` is the field at fault, if it is one. `code` is OpenAI's, if it does not follow from the status.
 
         `retry` is the number of seconds after which the client may ask again; the header Retry-After says it.
         """
         super().__init__(message)
         self.status, self.message, self.hint, self.param = status, message, hint, param
+        self._own_code = code
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if retry is not None:
             self.headers["Retry-After"] = str(max(math.ceil(retry), 1))
 
     def response(self, path: str) -> JSONResponse:
         """Returns the response to a request of an address, in the form that its clients read."""
-        body = {"error": self.openai_error} if path.startswith(_OPENAI) else {"error": self._error}
-        return JSONResponse(body, self.status, self.headers)
+        if not path.startswith(_OPENAI):
+            return JSONResponse({"error": self._error}, self.status, self.headers)
+        status = 400 if self._own_code == _TOO_LONG else self.status
+        return JSONResponse({"error": self.openai_error}, status, self.headers)
 
     @property
     def openai_error(self) -> dict[str, Any]:
@@ -61,7 +66,8 @@ class Refusal(Exception):
 
     @property
     def _code(self) -> str | None:
-        return "model_not_found" if (self.status, self.param) == (404, "model") else _CODES.get(self.status)
+        named = "model_not_found" if (self.status, self.param) == (404, "model") else None
+        return self._own_code or named or _CODES.get(self.status)
 
     @property
     def _error(self) -> dict[str, Any]:
@@ -71,6 +77,17 @@ class Refusal(Exception):
 def bug() -> Refusal:
     """Returns the refusal of a request that met a bug."""
     return Refusal(500, "This is a bug of attncli.", "The server goes on. The traceback is on its standard error.")
+
+
+def too_long(length: str, context: int, field: str | None) -> Refusal:
+    """Returns the refusal of a text that is longer than the context of the model. `length` is its length in words."""
+    return Refusal(
+        422,
+        f"The text has {length}, and the model reads at most {context:,} tokens.",
+        "Give a shorter text.",
+        param=field,
+        code=_TOO_LONG,
+    )
 
 
 def too_slow(seconds: float) -> Refusal:

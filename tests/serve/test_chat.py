@@ -161,7 +161,9 @@ def test_two_limits_of_the_same_number_are_refused_if_they_differ(chat):
 
 def test_a_long_conversation_and_bad_unicode_are_refused(chat):
     for content in ("zq " * 200, "a" * 10_000):
-        assert chat.post(PATH, {"messages": [{"role": "user", "content": content}]}).status_code == 422
+        answer = chat.post(PATH, {"messages": [{"role": "user", "content": content}]})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
     body = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
     answer = chat.client.post(PATH, content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")

@@ -157,6 +157,26 @@ def test_the_end_token_is_among_the_logprobs(here, own):
     assert choice["logprobs"]["tokens"] == ["<|endoftext|>"]
 
 
+@pytest.mark.parametrize("settings", [{"logit_bias": {"30": -100, "31": -100}}, {"top_k": 1}, {"min_p": 1}], ids=str)
+def test_filters_and_biases_leave_the_logprobs_finite(settings, here):
+    answer = asked(here, prompt="Once", logprobs=20, echo=True, **settings)
+    assert '"choices"' in json.dumps(answer, allow_nan=False)
+    plain = asked(here, prompt="Once", logprobs=20, echo=True, max_tokens=1)
+    prompt = len(here.service.models.get(None).loaded.prompt("Once"))
+    found, expected = (one["choices"][0]["logprobs"]["top_logprobs"] for one in (answer, plain))
+    assert found[1:prompt] == expected[1:prompt]
+
+
+def test_a_model_whose_probabilities_are_no_numbers_is_refused(here):
+    served = here.service.models.get(None)
+    served.loaded.model.embedding.weight.data.fill_(math.nan)
+    for fields in ({"echo": True, "max_tokens": 0}, {"max_tokens": 2}, {"max_tokens": 2, "stream": True}):
+        answer = here.post(PATH, {"prompt": "Once upon", "logprobs": 2} | fields)
+        text = answer.text.split("\n\n")[-2].removeprefix("data: ") if "stream" in fields else answer.text
+        assert "not numbers" in json.loads(text)["error"]["message"]
+        assert answer.status_code == (200 if "stream" in fields else 422)
+
+
 # What is refused
 
 
@@ -204,8 +224,9 @@ def test_too_many_texts_and_too_long_prompts_are_refused(here):
     context = here.service.models.get(None).loaded.model.config.context
     for prompt in ("zq " * context, "a" * 10_000, [5] * (context + 1)):
         answer = here.post(PATH, {"prompt": prompt})
-        assert answer.status_code == 422
-        assert str(context) in answer.json()["error"]["message"]
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "prompt")
+        assert str(context) in error["message"]
     assert here.post(PATH, {"prompt": [[]]}).status_code == 400
     headers = {"Content-Type": "application/json"}
     for body in (b'{"prompt": "\\ud800"}', b'{"prompt": ["\\ud800"], "echo": true, "logprobs": 1}', b"[", b"[]", b""):
@@ -308,9 +329,10 @@ def test_a_client_that_leaves_frees_its_places(stream, in_model_folder):
 
 def test_a_text_takes_a_limited_time(in_model_folder):
     with served(in_model_folder, text_seconds=0.01) as one:
-        answer = one.post(PATH, {"prompt": "a", "max_tokens": 10_000, "temperature": 0})
+        endless = {"prompt": "a", "max_tokens": 10_000, "temperature": 0, "logit_bias": {"0": -100}}
+        answer = one.post(PATH, endless)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        answer = one.post(PATH, {"prompt": "a", "max_tokens": 10_000, "temperature": 0, "stream": True})
+        answer = one.post(PATH, endless | {"stream": True})
         assert json.loads(answer.text.split("\n\n")[-2][6:])["error"]["code"] == "unavailable"
         assert one.post(PATH, {"prompt": "a", "max_tokens": 1, "echo": True}).status_code in (200, 503)
 

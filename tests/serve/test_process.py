@@ -141,10 +141,11 @@ def test_the_browser_opens_the_address_whose_token_opens_the_page(in_model_folde
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("BROWSER", f"{browser} %s")
         with serving(in_model_folder, "--open", "--token", TOKEN) as (process, address, port):
-            assert opened.read_text() == address
-            assert address == f"http://127.0.0.1:{port}/?token=correct-horse%26battery%3Dstaple"
+            assert address == f"http://127.0.0.1:{port}/"  # a log keeps no token
+            entry = "/?token=correct-horse%26battery%3Dstaple"
+            assert opened.read_text() == f"{address.rstrip('/')}{entry}"
             assert asked(port)[0].status == asked(port, "/?token=wrong-token")[0].status == 401
-            entered, _ = asked(port, address.partition(str(port))[2])
+            entered, _ = asked(port, entry)
             assert entered.status == 200
             cookie = entered.headers["Set-Cookie"].partition(";")[0]
             assert asked(port, Cookie=cookie)[0].status == 200
@@ -213,9 +214,9 @@ def test_a_port_in_use_is_one_error(in_model_folder, capsys):
         (["--host", "203.0.113.9", "--token", TOKEN], "--host '203.0.113.9' is no address of this machine."),
         (["--host", "not a host", "--token", TOKEN], "--host 'not a host' is no address of this machine."),
         (["--host", "x" * 300, "--token", TOKEN], "--host 'xxx"),
-        (["--token", "short"], "--api-key is 'short', and must be at least 8 characters, without spaces."),
-        (["--token", "with a space"], "--api-key is 'with a space', and must be"),
-        (["--token", "nine\x00nine"], "--api-key is 'nine\\x00nine', and must be"),
+        (["--token", "short"], "--api-key must be at least 8 characters, without spaces."),
+        (["--api-key", "with a space"], "--api-key must be at least"),
+        (["--token", "nine\x00nine"], "--api-key must be at least"),
         (["--port", "65536"], "--port is 65536, and must be from 0 to 65,535."),
         (["--port", "-1"], "--port is -1, and must be"),
         (["-m", "nothing"], "There is no model 'nothing'"),
@@ -233,6 +234,7 @@ def test_a_wrong_option_is_an_error(options, message, in_model_folder, capsys, m
         code, out, err = ask(capsys, "serve", "--port", "0", *options)
     assert (code, out) == (3 if "-m" in options else 2, "")
     assert err.startswith(f"error: {message}")
+    assert not any(secret in err for secret in ("short", "with a space", "nine"))
 
 
 @pytest.mark.parametrize("missing", [["starlette"], ["uvicorn"], ["starlette", "uvicorn"]])

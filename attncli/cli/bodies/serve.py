@@ -26,8 +26,9 @@ def run(source: ModelSource, *, host: str, port: int, token: str | None, open: b
         loaded = load(source)
         service = Service.of(live_page(), loaded)
         server = Server(application(service, Access(Names.of(host), token)), service)
-        address = address_of(listening, host, token)
-        messages().print(f"{one_line(loaded.name)} is at {address} until Ctrl-C", soft_wrap=True)
+        address, screen = address_of(listening, host, token), messages()
+        shown = address if screen.is_terminal else address_of(listening, host)  # a log keeps no token
+        screen.print(f"{one_line(loaded.name)} is at {shown} until Ctrl-C", soft_wrap=True)
         if open:
             threading.Thread(target=_show, args=(address,), daemon=True).start()
         server.run([listening])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -11,8 +12,10 @@ from typing import Any, ClassVar
 
 from attncli.serve.openai.choices import Delta
 from attncli.serve.openai.scored import ScoredToken
+from attncli.serve.refusal import Refusal
 
 Spelling = Callable[[int], bytes]  # from the id of a token to its bytes
+_IMPOSSIBLE = -9999.0  # OpenAI's log-probability of a token with the probability 0: JSON has no infinity
 
 
 def token_string(data: bytes) -> str:
@@ -21,6 +24,17 @@ def token_string(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data)
+
+
+def finite_logprob(logprob: float | None) -> float | None:
+    """Returns a log-probability as JSON can hold it, or None for None. Raises Refusal for one that is no number."""
+    if logprob is None:
+        return None
+    if math.isnan(logprob):
+        raise Refusal(
+            422, "The model gives probabilities that are not numbers.", "On the server, attncli eval says more."
+        )
+    return max(logprob, _IMPOSSIBLE)
 
 
 def usage_document(prompt: int, generated: int) -> dict[str, int]:
@@ -90,18 +104,18 @@ class CompletionAnswer(Answer):
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
         return {
             "tokens": [self._spelled(token.id) for token in tokens],
-            "token_logprobs": [token.logprob for token in tokens],
+            "token_logprobs": [finite_logprob(token.logprob) for token in tokens],
             "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": [token.start for token in tokens],
         }
 
-    def _top(self, token: ScoredToken) -> dict[str, float] | None:
+    def _top(self, token: ScoredToken) -> dict[str, float | None] | None:
         """Returns the most probable tokens and the token itself. Of two that are spelled alike, the first counts."""
         if token.logprob is None:
             return None
-        found: dict[str, float] = {}
+        found = dict[str, float | None]()
         for id_, logprob in (*token.top, (token.id, token.logprob)):
-            found.setdefault(self._spelled(id_), logprob)
+            found.setdefault(self._spelled(id_), finite_logprob(logprob))
         return found
 
     def _spelled(self, id_: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attncli.serve.openai.answers import Answer, token_string
+from attncli.serve.openai.answers import Answer, finite_logprob, token_string
 from attncli.serve.openai.choices import Delta
 from attncli.serve.openai.scored import ScoredToken
 
@@ -42,4 +42,4 @@ class ChatAnswer(Answer):
 
     def _token(self, id_: int, logprob: float | None) -> dict[str, Any]:
         data = self.spelling(id_)
-        return {"token": token_string(data), "logprob": logprob, "bytes": list(data)}
+        return {"token": token_string(data), "logprob": finite_logprob(logprob), "bytes": list(data)}

@@ -37,7 +37,7 @@ def read_prompt(served: ServedModel, prompt: Prompt, given: CompletionFields) ->
     if given.echo and loaded.translates:
         raise refused_field("echo", f"{loaded.name} translates, so there is no prompt to repeat.", "Leave echo out.")
     ids = _ids(served, prompt)
-    served.refuse_tokens(len(ids))
+    served.refuse_tokens(len(ids), "prompt")
     refuse_unreadable(loaded.model.config, loaded.tokenizer, ids)
     start, source = target_and_source(loaded, ids, None)
     if not given.echo:
@@ -49,7 +49,7 @@ def read_prompt(served: ServedModel, prompt: Prompt, given: CompletionFields) ->
 
 def _ids(served: ServedModel, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
-        served.refuse_characters(prompt)
+        served.refuse_characters(prompt, field="prompt")
         return served.loaded.prompt(prompt)
     last = served.loaded.tokenizer.vocab_size - 1
     for id_ in prompt:

@@ -37,7 +37,7 @@ def routes(service: Service) -> list[BaseRoute]:
             ids = again.loaded.tokenizer.encode_with_special(text, hidden)
             if not ids:
                 raise refused_field("messages", "The conversation has no tokens.")
-            again.refuse_tokens(len(ids))
+            again.refuse_tokens(len(ids), "messages")
             return [ReadPrompt(tuple(ids))]
 
         details = TokenDetails(given.top_logprobs or 0) if given.logprobs else None
@@ -52,7 +52,8 @@ def routes(service: Service) -> list[BaseRoute]:
 def _chatting(service: Service, given: ChatFields) -> ServedModel:
     """Returns the model, in the model thread. Raises Refusal for messages with too many characters."""
     served = service.models.get(given.model)
-    served.refuse_characters("".join(message["content"] for message in given.conversation))
+    characters = "".join(message["content"] for message in given.conversation)
+    served.refuse_characters(characters, field="messages")
     return served
 
 
