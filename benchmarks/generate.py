@@ -9,7 +9,7 @@ measurement is the prefill of a prompt of 512. Prompt lookup is off, because ran
 would make it look too good. llama.cpp's batches are not measured. With --device cuda the tools are attncli and
 transformers, and the table has the bandwidth: the bytes of the weights times the tokens per second of batch 1, as a
 share of the bytes that a copy reads and writes per second.
-Needs the `bench` extra: transformers, llama-cpp-python, gguf.
+Needs the `bench` extra: transformers, llama-cpp-python.
 """
 
 from __future__ import annotations
@@ -158,53 +158,16 @@ def llama(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[str,
 
 
 def gguf(folder: Path, kind: str) -> Path:
-    """Writes the model as a GGUF file and returns its path.
-
-    The numbers of a rotary pair are adjacent in llama.cpp, and half a head apart in our weights.
-    """
+    """Writes the model as a GGUF file, as `attncli export` does, and returns its path."""
     import torch
-    from gguf import GGMLQuantizationType, GGUFWriter
-    from safetensors.torch import load_file
+
+    from attncli.checkpoint.gguf.export import plan_export, write_export
+    from attncli.checkpoint.load import load_model
 
     path = folder / f"{kind}.gguf"
-    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-    heads, width = config["num_attention_heads"], config["hidden_size"]
-    writer = GGUFWriter(path, "llama")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(width)
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(heads)
-    writer.add_rope_dimension_count(width // heads)
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
-    names = {
-        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }  # fmt: skip
-    for name, tensor in weights.items():
-        part = name.removesuffix(".weight")
-        if part.startswith("model.layers."):
-            _, _, layer, inner = part.split(".", 3)
-            told = f"blk.{layer}.{names[inner]}.weight"
-        else:
-            inner, told = part, f"{names[part]}.weight"
-        if inner in ("self_attn.q_proj", "self_attn.k_proj"):
-            tensor = tensor.view(heads, 2, -1, width).transpose(1, 2).reshape(-1, width)
-        if kind == "bfloat16" and tensor.ndim == 2:
-            data = tensor.bfloat16().contiguous().view(torch.uint8).numpy()
-            writer.add_tensor(told, data, raw_dtype=GGMLQuantizationType.BF16)
-        else:
-            writer.add_tensor(told, tensor.float().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    loaded = load_model(folder, torch.device("cpu"), torch.float32)
+    with path.open("wb") as file:
+        write_export(file, plan_export(loaded, kind), loaded.model.state_dict())
     return path
 
 

@@ -31,23 +31,33 @@ class Fit:
 def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit:
     """Chooses the number of micro-batches, and whether to recompute activations, so that a step fits the memory.
 
-    Raises OutOfRoom if no choice fits, since the system would kill the process during the run.
+    Adapters are trained on a CPU to need little memory, so their steps are split further, as far as possible. Raises OutOfRoom if no choice fits, since the system would kill the process during the run.
     """
     memory = memory_of(setup.device)
     reason = f"to fit {memory / 1e9:.0f} GB of memory"
     parts, recompute = Decision(config.grad_accum or 1), Decision(bool(config.checkpoint_activations))
-    load = setup.load
+    load, wanted = setup.load, _wanted_bytes(model, setup)
     while True:
         tokens = math.ceil(load.rows / parts.value) * load.row_tokens
         needed = memory_bytes(model, tokens, setup, recompute.value)
+        divisible = config.grad_accum is None and parts.value < load.rows
         if needed <= recipe.MEMORY_SHARE * memory:
-            return Fit(parts, recompute, needed)
-        if config.grad_accum is None and parts.value < load.rows:
+            if needed <= wanted or not divisible:
+                return Fit(parts, recompute, needed)
+            reason = f"to fit {(wanted - setup.resident_bytes) / 1e9:.1f} GB beside the model"
+        if divisible:
             parts = Decision(min(parts.value * 2, load.rows), reason)
         elif config.checkpoint_activations is None and not recompute.value:
             parts, recompute = Decision(parts.value, reason), Decision(True, reason)
         else:
             raise _too_large(needed, memory)
+
+
+def _wanted_bytes(model: ModelConfig, setup: StepSetup) -> float:
+    """Returns the memory, in bytes, within which a step of adapters on a CPU is wanted; infinite for other steps."""
+    if setup.adaptation is None or setup.device.type != "cpu":
+        return math.inf
+    return setup.resident_bytes + max(recipe.ADAPTING_BYTES, 4 * sum(count_parameters(model).values()))
 
 
 def _too_large(needed: int, memory: int) -> OutOfRoom:

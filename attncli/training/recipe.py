@@ -120,6 +120,7 @@ CPU_CHARACTERS_PER_SECOND, GPU_CHARACTERS_PER_SECOND = 100_000, 1_000_000
 
 # Memory.
 MEMORY_SHARE = 0.8  # the share of the device's memory that a run may use
+ADAPTING_BYTES = 1 << 30  # a step of adapters on a CPU is split until it fits these bytes, or the bytes of the weights
 COPIED_STATE = 256 << 20  # bytes; a larger state is copied and written in the background ("Saves")
 
 # Pairs: an encoder-decoder that translates. The numbers above apply to pairs too, unless a number below replaces them.

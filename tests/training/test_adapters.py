@@ -16,7 +16,7 @@ from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.lora import trained_parameters
 from attncli.text.tokenizer_training import train_pair_tokenizer
-from attncli.training import new_job, resume_job, run_job
+from attncli.training import new_job, recipe, resume_job, run_job
 from attncli.training.run import begin_run
 from tests.support.adapters import write_base
 from tests.support.checkpoints import CPU, without_manifest, write_random_translator
@@ -192,6 +192,15 @@ def test_a_recomputed_or_split_step_trains_the_same_adapters(bases):
             loss, _ = run_.trainee.step(batch, step=step, seed=1, lr=0.02, adam_lr=0.02, parts=job.plan.grad_accum)
         losses.append(float(loss))
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
+
+
+def test_a_step_on_a_cpu_is_split_to_need_little_memory_beside_the_model(bases, monkeypatch):
+    whole = job_of(bases, "llama").plan
+    monkeypatch.setattr(recipe, "ADAPTING_BYTES", 1)  # the bytes of the weights are the limit
+    split, given = job_of(bases, "llama").plan, job_of(bases, "llama", grad_accum=2).plan
+    assert (whole.grad_accum, split.grad_accum, given.grad_accum) == (1, 4, 2)
+    assert "beside the model" in split.reasons["grad_accum"] and split.memory_bytes <= whole.memory_bytes
+    assert not split.checkpoint_activations
 
 
 REFUSED = [
