@@ -31,7 +31,8 @@ class Fit:
 def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit:
     """Chooses the number of micro-batches, and whether to recompute activations, so that a step fits the memory.
 
-    Adapters are trained on a CPU to need little memory, so their steps are split further, as far as possible. Raises OutOfRoom if no choice fits, since the system would kill the process during the run.
+    Adapters are trained on a CPU to need little memory, so their steps are split further, as far as possible. Raises
+    OutOfRoom if no choice fits, since the system would kill the process during the run.
     """
     memory = memory_of(setup.device)
     reason = f"to fit {memory / 1e9:.0f} GB of memory"
