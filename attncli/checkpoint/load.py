@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class LoadedModel:
         ends = self.end_ids | ({between} if between is not None else set())
         return Borders(self.start_of_text, ends, self.forced, self.banned, self.forced_end)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the model, from its directory."""
         return directory.name_of(self.path)

@@ -26,10 +26,11 @@ from attncli.generation.events import Event, PromptsRead, Reread, Token
 from attncli.generation.lookup import Lookup
 from attncli.generation.sampling import Seen, needs_seen, next_token, uniforms
 from attncli.generation.token_details import TokenDetails, describe_tokens
-from attncli.model.backend import Backend, Segment
+from attncli.model.backend import Backend, Segment, threads_for
 from attncli.text.tokenizer import Tokenizer
 
 UNIFORMS_PER_DRAW = 256  # random numbers that a sample draws at once, for its next tokens
+_PRODUCTS_PER_LOGIT = 128  # multiplications that take as long as drawing from a logit
 _NO_DRAWS = torch.empty(0)
 
 
@@ -222,7 +223,8 @@ class Batch:
         draws = _NO_DRAWS
         if config.temperature > 0:
             draws = torch.tensor([sample.uniform() for sample in samples], device=logits.device)
-        ids = next_token(logits, config, draws, seen)
+        with threads_for(logits.numel() * _PRODUCTS_PER_LOGIT):
+            ids = next_token(logits, config, draws, seen)
         if config.forced_end is not None:
             ids[[self._is_last(sample) for sample in samples]] = config.forced_end
         if details is None:

@@ -1,8 +1,8 @@
 """Decodes the ids of a sample one by one, yields text as soon as it is final, and finds the end of the text.
 
 A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens. So text that
-could begin a stop string is held back until further tokens show whether it does. If nobody reads the text before its
-end and no stop string can end it, all ids are decoded at once at the end. Needs no network.
+could begin a stop string is held back until further tokens show whether it does. While a text is not streamed, its text
+is held back as well, and if no stop string can end it, its ids are decoded later, together. Needs no network.
 """
 
 from __future__ import annotations
@@ -28,28 +28,25 @@ class SampleText:
         *,
         streamed: bool = True,
     ) -> None:
-        """`hidden` are ids without text, such as the special tokens of a translation.
-
-        If `streamed` is false, all text is yielded when the sample has ended.
-        """
+        """`hidden` are ids without text, such as the special tokens of a translation."""
         self.finished = False
         self.sample = sample  # its number in events
+        self.streamed = streamed  # whether text is yielded before the end of the sample; may change between two tokens
         self._ids: list[int] = []
         self._stream: DecodeStream = tokenizer.stream(prompt)
         self._end_ids, self._hidden = end_ids, end_ids | hidden
         self._config = config
-        self._decodes = streamed or bool(config.stop)
         self._held = ""
 
     def push(self, id_: int) -> str:
         """Adds the next id and returns the text that it completes. The caller then passes this text to `settle`.
 
-        Returns no text as long as all ids are decoded at the end.
+        Returns no text as long as ids are decoded later.
         """
         self._ids.append(id_)
         if id_ in self._hidden:
             return ""
-        if self._decodes:
+        if self.streamed or self._config.stop:
             return self._stream.push(id_)
         self._stream.add(id_)
         return ""
@@ -66,7 +63,7 @@ class SampleText:
             yield from self._finish(self._held[:at], "stop")
             return
         ready = len(self._held) - self._could_begin_stop()
-        if ready:
+        if ready and self.streamed:
             yield Text(self.sample, self._held[:ready])
             self._held = self._held[ready:]
 

@@ -236,7 +236,7 @@ class TorchBackend:
         if self.device.type != "cpu":
             return self._read(cache, segments)
         step = all(len(segment.ids) == 1 for segment in segments)
-        with _threads_lock, _threads_for(self._parameters * len(segments)) if step else nullcontext():
+        with _threads_lock, threads_for(self._parameters * len(segments)) if step else nullcontext():
             return self._read(cache, segments)
 
     def _read(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
@@ -289,7 +289,7 @@ class TorchBackend:
 
 
 @contextmanager
-def _threads_for(products: int) -> Iterator[None]:
+def threads_for(products: int) -> Iterator[None]:
     """Limits PyTorch's threads to the number that is worthwhile for a step with `products` multiplications.
 
     The number does not depend on timings, because PyTorch's summation order depends on the number of threads: timings

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from attncli.checkpoint.untrusted_json import parse_object
 from attncli.errors import BadCheckpoint
-from attncli.records import record_from_json
+from attncli.records import record_from_json, types_of
 from attncli.serve.limits import Limits, read_body
 from attncli.serve.refusal import Refusal
 
@@ -47,7 +47,7 @@ def refuse_other_content(request: Request) -> None:
 
 def _refuse_long_lists(kind: type, values: Mapping[str, Any], most: int) -> None:
     """Raises Refusal for a field of a request that is a list of more than `most` entries, before any is checked."""
-    for name in get_type_hints(kind):
+    for name in types_of(kind):
         if isinstance(value := values.get(name), list) and len(value) > most:
             raise Refusal(
                 400,

@@ -27,6 +27,7 @@ from attncli.serve.refusal import Refusal, too_slow
 
 SampleEvent = Text | Finished | Token
 Part = list[SampleEvent] | Exception | None  # the events of a step, what ended the request, or its end
+_PAUSE = 0.002  # seconds between two parts of a stream, for each running text: sending a part takes about 0.2 ms
 _PROMPT_TOKENS = 256  # of new prompts that a step reads at most, so that running texts go on meanwhile
 
 
@@ -45,21 +46,18 @@ class TextRequest:
 
         Raises Refusal with status 503 for a request that takes too long.
         """
-        end = None if self.seconds is None else self.loop.time() + self.seconds
+        late = None
+        if self.seconds is not None:
+            late = self.loop.call_later(self.seconds, self.put, too_slow(self.seconds))
         try:
-            while (events := await self._next(end)) is not None:
+            while (events := await self._events.get()) is not None:
                 if isinstance(events, Exception):
                     raise events
                 yield events
         finally:
             self.cancelled = True
-
-    async def _next(self, end: float | None) -> Part:
-        try:
-            async with asyncio.timeout_at(end):
-                return await self._events.get()
-        except TimeoutError:
-            raise too_slow(self.seconds or 0) from None
+            if late is not None:
+                late.cancel()
 
     def put(self, part: Part) -> None:
         """Hands a part to the client; called in the event loop."""
@@ -73,6 +71,7 @@ class _Queued:
     request: TextRequest
     sample: RunningSample
     number: int  # among the samples of the request
+    streamed: bool
     asked: float = field(default_factory=time.perf_counter)
     began: float | None = None  # when it got its first token
     counted: int = 0  # tokens that the metrics have counted
@@ -91,6 +90,7 @@ class _ModelTexts:
         self.waiting: deque[_Queued] = deque()
         self.running: dict[int, _Queued] = {}  # by the number of the sample in the batch
         self._numbers = 0
+        self._due = 0.0  # the time from which a step yields what is new of every streamed sample
 
     def step(self) -> dict[TextRequest, list[SampleEvent]]:
         """Computes one step; returns the events of each request, whose samples have the numbers of the request."""
@@ -105,7 +105,9 @@ class _ModelTexts:
             self.running[self._numbers] = queued
             self._numbers += 1
             self.batch.join(queued.sample)
-        found, running = dict[TextRequest, list[SampleEvent]](), list(self.running.values())
+        running = list(self.running.values())
+        self._choose_streamed(running)
+        found = dict[TextRequest, list[SampleEvent]]()
         for event in self.batch.step() if self.running else ():
             if isinstance(event, SampleEvent):
                 queued = self.running[event.sample]
@@ -115,6 +117,19 @@ class _ModelTexts:
                     del self.running[event.sample]
         self._measure(running)
         return found
+
+    def _choose_streamed(self, running: Sequence[_Queued]) -> None:
+        """Lets a streamed sample yield its first token at once, and later text after pauses, many tokens together.
+
+        The pauses are longer if many texts are running. One text is hardly delayed. Tokens with details have no pauses.
+        """
+        now = time.perf_counter()
+        due = now >= self._due
+        if due:
+            self._due = now + _PAUSE * len(running)
+        for one in running:
+            sample = one.sample
+            sample.text.streamed = one.streamed and (due or not sample.generated or sample.details is not None)
 
     def _measure(self, running: Sequence[_Queued]) -> None:
         """Counts the tokens that a step generated, and the times of texts that it began or ended."""
@@ -158,7 +173,9 @@ class Texts:
             )
         self._models[served] = texts
         request.unfinished = len(samples)
-        texts.waiting += [_Queued(request, sample, number) for number, sample in enumerate(samples)]
+        texts.waiting += [
+            _Queued(request, sample, number, sample.text.streamed) for number, sample in enumerate(samples)
+        ]
 
     def step(self) -> bool:
         """Computes one step of each model; returns whether texts are left."""

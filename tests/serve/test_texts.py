@@ -10,6 +10,7 @@ from attncli.generation.ending import SampleText
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished, Text
 from attncli.generation.sampling import generators
+from attncli.serve import texts as texts_module
 from attncli.serve.refusal import Refusal
 from attncli.serve.texts import TextRequest
 from tests.support.serving import served
@@ -21,18 +22,18 @@ def here(in_model_folder):
         yield one
 
 
-def samples_of(model, seeds, prompt="the cat", tokens=12):
+def samples_of(model, seeds, prompt="the cat", tokens=12, stop=()):
     ids = model.loaded.prompt(prompt)
     made = []
     for seed in seeds:
-        config = SampleConfig(seed=seed, max_new_tokens=tokens)
+        config = SampleConfig(seed=seed, max_new_tokens=tokens, stop=stop)
         text = SampleText(0, model.loaded.tokenizer, config, model.loaded.end_ids, ids)
         made.append(RunningSample(list(ids), text, config, generators(seed, 1)[0]))
     return made
 
 
-def alone(model, seed, prompt="the cat", tokens=12):
-    config = SampleConfig(seed=seed, max_new_tokens=tokens)
+def alone(model, seed, prompt="the cat", tokens=12, stop=()):
+    config = SampleConfig(seed=seed, max_new_tokens=tokens, stop=stop)
     loaded = model.loaded
     events = list(generate(model.backend, loaded.tokenizer, [loaded.prompt(prompt)], config, loaded.end_ids))
     return "".join(event.text for event in events if isinstance(event, Text))
@@ -78,6 +79,25 @@ def test_requests_beside_each_other_have_the_texts_that_they_have_alone(here):
         [alone(model, 1), alone(model, 2)], [alone(model, 3)], [alone(model, 4, tokens=5), alone(model, 1, tokens=5)],
     ]  # fmt: skip
     assert len({*texts[0], *texts[1], *texts[2]}) == 5
+
+
+@pytest.mark.parametrize("stop", [(), ("e",)])
+def test_a_stream_yields_its_first_token_at_once_and_the_rest_when_it_is_due(here, monkeypatch, stop):
+    monkeypatch.setattr(texts_module, "_PAUSE", 1e9)
+
+    async def parts(seed):
+        client, request = Client(here.service), TextRequest()
+        model = await client.run(lambda: here.service.models.get(None))
+        await client.run(lambda: here.service.texts.add(model, request, samples_of(model, [seed], stop=stop)))
+        return [[event.text for event in part if isinstance(event, Text)] async for part in request.events()]
+
+    async def ask():
+        return await asyncio.gather(*(parts(seed) for seed in (1, 2, 3)))
+
+    model = here.service.models.get(None)
+    for seed, found in enumerate(asyncio.run(ask()), 1):
+        assert "".join(text for part in found for text in part) == alone(model, seed, stop=stop)
+        assert len(found) <= 3  # the first token, what the first due step yields, the end
 
 
 def test_a_request_that_is_left_frees_its_places(here):

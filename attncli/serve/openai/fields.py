@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar
 
 from starlette.requests import Request
 
@@ -17,7 +17,7 @@ from attncli.checkpoint.untrusted_json import parse_object
 from attncli.config import SampleConfig, shown_value
 from attncli.config.sampling import draw_seed
 from attncli.errors import BadCheckpoint, UsageProblem
-from attncli.records import checked
+from attncli.records import checked, types_of
 from attncli.serve.fields import refuse_other_content
 from attncli.serve.limits import Limits, read_body
 from attncli.serve.refusal import Refusal
@@ -70,7 +70,8 @@ class TextFields:
     def sampling(self, max_tokens: int) -> SampleConfig:
         """Returns the settings of the texts. Raises Refusal for one that is not allowed."""
         bias = tuple((_id(name), value) for name, value in (self.logit_bias or {}).items())
-        settings = {**self.DEFAULTS, "seed": draw_seed(), **self.given}
+        seed = draw_seed() if self.seed is None else self.seed
+        settings = {**self.DEFAULTS, **self.given, "seed": seed}
         try:
             return SampleConfig(**settings, logit_bias=bias, stop=self.stop, max_new_tokens=max_tokens)
         except UsageProblem as problem:
@@ -118,7 +119,7 @@ def _of_kind(kind: type[T], values: Mapping[str, Any]) -> T:
         _refuse_unknown(name, found.pop(name))
     if isinstance(found.get("stop"), str):
         found["stop"] = [found["stop"]]
-    types = get_type_hints(kind)
+    types = types_of(kind)
     made = {}
     for name, value in found.items():
         try:
