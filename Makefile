@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/installed
 # Without --no-compile, pip compiles 12,000 modules for two minutes, of which three quarters are never imported.
 PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 
-.PHONY: demo test node types suite docs texts stories pairs translate bench wheel install clean
+.PHONY: demo test node types suite docs texts stories pairs translate bench wheel matrix install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -127,6 +127,12 @@ bench: $(INSTALLED)
 #   make wheel ATTNCLI_MACHINE=aarch64 CC=aarch64-linux-gnu-gcc
 wheel: $(INSTALLED)
 	ATTNCLI_COMPILE=1 ATTNCLI_MACHINE=$(ATTNCLI_MACHINE) CC=$(CC) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Installs the wheel for every Python with the newest dependencies, and tries it there. uv and pipx are installed in .venv. For the
+# PyTorch build for CPUs, set UV_TORCH_BACKEND=cpu; otherwise each Python takes 5.3 GB, which uv shares where it can.
+matrix: wheel
+	$(PIP) uv pipx
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.campaign.matrix dist/attncli-*.whl $(MATRIX)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,11 +5,14 @@ import importlib
 import io
 import json
 import lzma
+import platform
 import re
 import subprocess
 import sys
+import zipfile
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ import torch
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.evaluation.alignment import format_links, parse_links
-from attncli.model import native
+from attncli.model import native, wheel_library
 from attncli.text.tokenizer_training import train_pair_tokenizer
 from tests.support.alignments import GOLD_LINES
 from tests.support.browser import needs_chromium
@@ -192,6 +195,44 @@ def test_generate(script, tmp_path, monkeypatch, capsys, kind):
     told, *speeds = capsys.readouterr().out.splitlines()
     assert len(json.loads(told)["ids"]) == 8
     assert all(float(speed) > 0 for speed in speeds)
+
+
+def test_wheel_measures_a_library(script, tmp_path, monkeypatch, capsys):
+    if not native.available():
+        pytest.skip("there is no C compiler")
+    wheel = script("wheel")
+    monkeypatch.setattr(wheel.wheel_library, "FOLDER", tmp_path)
+    monkeypatch.setattr(wheel.generate, "NEW", 8)
+    monkeypatch.setattr(wheel.generate, "BATCH_NEW", 4)
+    wheel.generate.write_model(tmp_path / "model", "1x64x300")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("batch 1\nprompt\n"))
+    wheel.main(["--work", wheel.NATIVE, "--models", str(tmp_path / "model"), "--dtypes", "int8", "--threads", "1"])
+    told, *speeds = capsys.readouterr().out.splitlines()
+    assert len(json.loads(told)["ids"]) == 8
+    assert all(float(speed) > 0 for speed in speeds)
+
+
+@pytest.mark.skipif(platform.machine() not in wheel_library.LEVELS, reason="wheels have no library for this processor")
+def test_wheel_compares_the_level_of_this_processor_and_the_named_ones(script, tmp_path, monkeypatch, capsys):
+    wheel, commands = script("wheel"), []
+    monkeypatch.setattr(wheel.wheel_library, "FOLDER", tmp_path)
+    levels = wheel.wheel_library.LEVELS[platform.machine()]
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as file:
+        for level in levels:
+            file.writestr(f"attncli/model/compiled/{level.file}", "")
+
+    def start(command, **_):
+        commands.append(command)
+        said = io.StringIO(json.dumps({"measures": ["prompt"]}) + f"\n{len(commands)}0\n{len(commands)}0\n")
+        return SimpleNamespace(stdin=io.StringIO(), stdout=said, wait=lambda: 0)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    options = ("--shapes", "--dtypes", "int8", "--rounds", "2", "--levels", levels[-1].march)
+    wheel.main([str(tmp_path / "a.whl"), *options])
+    rows = capsys.readouterr().out.strip().splitlines()[2:]
+    assert rows[0].split() == ["first", "use", "10", "(1.00)"]
+    assert rows[-1].split()[-1] == f"({len(commands)}.00)"
+    assert [row.split()[0] for row in rows[1:]][-1] == levels[-1].march
 
 
 def test_gpu_on_a_cpu(script, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import itertools
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -326,6 +328,27 @@ def test_a_process_that_checks_a_lock_does_not_prevent_a_run(tmp_path, monkeypat
         monkeypatch.setattr(lock_module, "is_held", lambda target: is_held(target) or looking.close())
         with lock(tmp_path / "m"):
             assert is_held(tmp_path / "m")
+
+
+def test_on_windows_a_directory_is_locked_through_msvcrt(tmp_path, monkeypatch):
+    """This msvcrt locks the whole file instead of a byte, and fails as that of Windows does."""
+
+    def locking(handle, mode, count):
+        assert (mode, count, os.lseek(handle, 0, os.SEEK_CUR) > 20) == ("without waiting", 1, True)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+    msvcrt = SimpleNamespace(LK_NBLCK="without waiting", locking=locking)
+    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert not is_held(tmp_path / "m")
+    with lock(tmp_path / "m"):
+        assert is_held(tmp_path / "m")
+        with pytest.raises(BadCheckpoint, match=f"process {os.getpid()}"), lock(tmp_path / "m"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_card_that_is_a_link_is_not_copied(saved):

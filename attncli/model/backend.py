@@ -78,7 +78,7 @@ class Backend(Protocol):
 
     @property
     def description(self) -> str:
-        """The processor and the dtype in words: '2 threads, bfloat16'."""
+        """The processor and the dtype in words: 'in C on 2 threads, bfloat16'."""
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
         """Returns an empty cache for a number of sequences; `positions` is the expected length of each sequence."""

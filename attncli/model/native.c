@@ -65,6 +65,7 @@ enum {
     TILE_KEY_BLOCKS = 4,        /* registers of keys that are loaded at once for one query */
     REPLICATED_NORM_ROWS = 8,   /* up to this many rows, each worker normalizes every row: cheaper than a barrier */
     PREFETCH_BYTES = 1024,      /* the distance from the weights in use to the prefetched weights */
+    ALIGNMENT = 64,             /* bytes in a cache line */
     SPINS_BEFORE_YIELD = 2000,  /* at a barrier */
     SPINS_BEFORE_SLEEP = 20000, /* between calls */
 };
@@ -354,7 +355,8 @@ typedef struct {
     atomic_int barrier_arrived, barrier_phase;
     atomic_int next_item[3]; /* the next unclaimed item of the current, the previous and the next region */
     const batch *batch;
-    float *scratch; /* one allocation; the pointers below point into it */
+    void *allocated; /* one allocation; `scratch` is its first address that is a multiple of ALIGNMENT */
+    float *scratch;  /* the pointers below point into it */
     size_t scratch_size, thread_scratch_size;
     float *residual, *normed, *qkv, *attended, *hidden; /* (N, ...) */
     float *thread_scratch;                              /* (threads, thread_scratch_size) */
@@ -899,12 +901,12 @@ static int reserve_scratch(engine *e, const batch *b) {
     e->thread_scratch_size = weights > products ? weights : products;
     size_t row_width = 2 * e->width + e->qkv_width + e->attended_width + e->hidden_width;
     size_t needed = n * row_width + e->thread_scratch_size * e->threads;
-    needed = (needed + 15) / 16 * 16; /* aligned_alloc takes a multiple of its alignment, 64 bytes */
     if (needed > e->scratch_size) {
-        free(e->scratch);
-        e->scratch = aligned_alloc(64, needed * sizeof(float));
-        e->scratch_size = e->scratch ? needed : 0;
-        if (!e->scratch) return -1;
+        free(e->allocated);
+        e->allocated = malloc(needed * sizeof(float) + ALIGNMENT); /* Windows has no aligned_alloc */
+        e->scratch_size = e->allocated ? needed : 0;
+        if (!e->allocated) return -1;
+        e->scratch = (float *)(((uintptr_t)e->allocated + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     }
     e->residual = e->scratch;
     e->normed = e->residual + n * e->width;
@@ -967,6 +969,6 @@ EXPORT void engine_free(engine *e) {
     wake_threads(e);
     for (int t = 0; t < e->threads - 1; t++) pthread_join(e->thread_ids[t], NULL);
     free(e->thread_ids);
-    free(e->scratch);
+    free(e->allocated);
     free(e);
 }

@@ -357,7 +357,7 @@ class NativeBackend:
     @property
     def description(self) -> str:
         """The number of threads and the dtype in words."""
-        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
+        return f"in C on {self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> NativeCache:
         """Returns an empty cache for a number of sequences. It grows as tokens are read; `positions` is ignored."""

@@ -185,9 +185,9 @@ def _bias(id_: int | str, bias: float) -> dict[str, Any]:
 
 
 def throughput_line(throughput: Throughput, how: str) -> str:
-    """Returns the throughput in one line. `how` is the end of the line, such as '2 threads, bfloat16'.
+    """Returns the throughput in one line. `how` is the end of the line, such as 'in C on 2 threads, bfloat16'.
 
-    '6 prompt tokens in 4 ms · first token 5 ms after the start · 200 tokens, 1,480 a second · 2 threads, bfloat16'.
+    '6 prompt tokens in 4 ms · first token 5 ms after the start · 200 tokens, 1,480 a second · in C on 2 threads, int8'.
     """
     parts = [
         f"{plural(throughput.prompt_tokens, 'prompt token')} in {precise_duration(throughput.prompt_seconds)}",
