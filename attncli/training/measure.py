@@ -78,7 +78,8 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS
     size = setup.task.timed_batch_size(setup.batch_size, setup.context, most)
     share = size / setup.batch_size
-    model = _network(model_config, setup, dropout=0.1)
+    dropout = 0.1 if setup.adaptation is None else 0.0  # dropout stores the weights of attention
+    model = _network(model_config, setup, dropout)
     for stack in model.stacks:
         stack.checkpoint_activations = recompute
     smoothing = setup.task.tuning.label_smoothing

@@ -154,14 +154,15 @@ def compare(model: Path, held_out: str) -> Iterator[str]:
     say(f"{model.name:<26} {len(texts[0])} tokens, equal: {equal[0]} from the file, {equal[1]} in llama.cpp")
     if not texts[0] == texts[1] == texts[2]:
         yield f"{model.name}: other greedy texts"
-    narrow = load_model(model, torch.device("cpu"), None).model.config.width % 32
-    if narrow:
+    config = load_model(model, torch.device("cpu"), None).model.config
+    if config.width % 32:
         say(f"{'':<26} q8_0 is refused: {run(['export', str(model), '--gguf', 'x.gguf', '--dtype', 'q8_0']) == 2}")
         return
     small = exported(model, "q8_0")
     bits = [attncli.load(path, dtype="float32").score(held_out).bits_per_byte for path in (model, whole, small)]
-    say(f"{'':<26} bits per byte {bits[0]:.4f}, float32 {bits[1]:.4f}, q8_0 {bits[2]:.4f}")
-    if bits[0] != bits[1] or abs(bits[2] - bits[0]) > ALLOWED:
+    say(f"{'':<26} bits per byte {bits[0]:.4f}, float32 {bits[1]:.4f}, q8_0 {bits[2] - bits[1]:+.6f}")
+    shorter = config.window is not None  # the context of the file is the window
+    if (bits[0] != bits[1] and not shorter) or abs(bits[2] - bits[1]) > ALLOWED:
         yield f"{model.name}: bits per byte {bits}"
 
 
