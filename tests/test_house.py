@@ -14,6 +14,7 @@ import typer
 from typer.models import OptionInfo
 
 from attncli.checkpoint.catalog import SHIPPED
+from attncli.cli.circuit.group import group as circuit
 from attncli.cli.main import app
 from tests.support.hatch import hatch_build
 from tests.support.places import ROOT
@@ -39,6 +40,7 @@ FLOORS = {
     "explain": 4,
     "evaluation": 4,
     "training": 5,
+    "circuits": 5,
     "render": 6,
     "views": 7,
     "pages": 8,
@@ -209,6 +211,7 @@ WITHOUT_TORCH = (
     "run(['info', '--preset', 'gpt3'])",
     "run(['eval', '--help-all'])",
     "run(['serve', '--help'])",
+    "run(['circuit']); run(['circuit', 'find', '--help'])",
     "import attncli.render.bench; run(['bench', '--help'])",
     "import attncli.render.training, attncli.render.first_screen, attncli.render.generation, attncli.render.models",
     "import attncli.render.compare, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
@@ -295,12 +298,14 @@ def test_the_readme_shows_commands():
 def test_every_command_and_option_in_the_documents_exists(page):
     commands = typer.main.get_command(app).commands
     for words in command_lines(page):
-        called = [word for word in words[1:] if not word.startswith("-")][:1]
+        called = [word for word in words[1:] if not word.startswith("-")][:2]
         assert not called or called[0] in commands, words
+        command = commands[called[0]] if called else None
+        if called[1:] and hasattr(command, "commands"):  # a group
+            assert called[1] in command.commands, words
+            command = command.commands[called[1]]
         known = {
-            option
-            for param in (commands[called[0]].params if called else [])
-            for option in (*param.opts, *param.secondary_opts)
+            option for param in (command.params if command else []) for option in (*param.opts, *param.secondary_opts)
         }
         unknown = [word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
         assert set(unknown) <= known | {"--help", "--help-all"}, words
@@ -337,7 +342,7 @@ def test_errors_of_the_library_rooms_spell_no_options(room):
 def test_an_option_named_like_its_metavar_declares_its_name():
     """Typer 0.27 names an option by its metavar if metavar and parameter differ only in upper and lower case."""
     unnamed = []
-    for command in app.registered_commands:
+    for command in (*app.registered_commands, *circuit.registered_commands):
         for name, hint in get_type_hints(command.callback, include_extras=True).items():
             for info in getattr(hint, "__metadata__", ()):
                 like = isinstance(info, OptionInfo) and info.metavar is not None and info.metavar.lower() == name

@@ -87,8 +87,19 @@ class FirstPage(TyperGroup):
             command: Any = self.get_command(ctx, name)
             does = re.split("[,;:]", command.get_short_help_str(200))[0].removesuffix(".")
             sections.setdefault(command.rich_help_panel, []).append((name, "", f"{does}."))
-        closing = [_WHICH_MODEL, "attncli COMMAND --help, or attncli help COMMAND, explains a command, with examples."]
-        show_page(output(), self.help or "", {**sections, **_sections(self.get_params(ctx), False)}, closing)
+        show_page(output(), self.help or "", {**sections, **_sections(self.get_params(ctx), False)}, self.closing(ctx))
+
+    def closing(self, ctx: Any) -> list[str]:
+        """Returns the remarks at the end of the page."""
+        return [_WHICH_MODEL, "attncli COMMAND --help, or attncli help COMMAND, explains a command, with examples."]
+
+
+class GroupPage(FirstPage):
+    """The help page of a group of commands: its commands, then the options."""
+
+    def closing(self, ctx: Any) -> list[str]:
+        """Returns the remark at the end of the page."""
+        return [f"{ctx.command_path} COMMAND --help explains a command, with examples."]
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:

@@ -20,6 +20,8 @@ from attncli.cli.ablate import ablate
 from attncli.cli.align import align
 from attncli.cli.analogy import analogy
 from attncli.cli.bench import bench
+from attncli.cli.circuit.group import HELP as _CIRCUIT
+from attncli.cli.circuit.group import group as circuit
 from attncli.cli.compare import compare
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
@@ -84,6 +86,7 @@ for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         _name = _command.__name__.rstrip("_")
         app.command(_name, cls=Command, help=docstring(_command), rich_help_panel=_panel)(for_typer(_command))
+app.add_typer(circuit, name="circuit", help=_CIRCUIT, rich_help_panel="Look closer")
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:

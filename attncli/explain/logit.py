@@ -93,12 +93,12 @@ def logit_attribution(
     hidden = reading.run(rows, watch)[0, watch.row]
     logits = model.unembed(hidden).double()
     if target is not None:
-        chosen = _token(tokenizer, target, logits)
+        chosen = token_named(tokenizer, target, logits)
     elif reading.translation is not None:
         chosen = _named(tokenizer, subject.axes.rows[subject.focus].id, logits)
     else:
         chosen = most_probable(logits, tokenizer, 1)[0]
-    other = None if against is None else _token(tokenizer, against, logits)
+    other = None if against is None else token_named(tokenizer, against, logits)
     logit = float(logits[chosen.id] - (logits.mean() if other is None else logits[other.id]))
     return _terms(reading, subject, watch, chosen=chosen, other=other, logit=logit)
 
@@ -294,7 +294,7 @@ class _Writes(Observer):
         self.layers[-1].outputs["feed_forward"] = output[0, self.row]
 
 
-def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
+def token_named(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
     """Finds a token by name: '#262', '␣the' or 'the'.
 
     If '␣the' and 'the' are both tokens, 'the' means the more probable one.

@@ -87,7 +87,10 @@ class Transformer(Stack):
 
         `observe` receives the encoder's intermediate results.
         """
-        encoded = self.encode(ids, mask, observe)
+        return self.source_of(self.encode(ids, mask, observe), mask)
+
+    def source_of(self, encoded: Tensor, mask: Tensor | None = None) -> Source:
+        """Returns the keys and values of every cross-attention layer for an encoder's output (B, S, C)."""
         crossing = [block.cross_attention for block in self.blocks if isinstance(block, Block)]
         pairs = tuple(cross.keys_values(encoded) for cross in crossing if cross is not None)
         return Source(pairs, padding_mask(mask))

@@ -1,0 +1,1 @@
+"""Circuits: which components of a model together produce a prediction, measured by exact patching."""
