@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attncli.explain.question import Floats
 from attncli.render.cells import map_colors
-from attncli.render.escape import fit, fold, token_label
+from attncli.render.escape import fit, fold, pad, token_label
 from attncli.render.heading import next_label
 from attncli.render.numbers import percent
 from attncli.render.palette import heat
@@ -70,7 +70,7 @@ def share_table(rows: Sequence[str], columns: Sequence[str], shares: Floats, con
     lines = [Text(fit(of, width), "dim")]
     lines.append(Text(" " * (label + 1) + _ruler(columns, wide, numbers), "dim"))
     for row, values in zip(rows, shares, strict=True):
-        line = Text(fit(row, label).ljust(label + len(row) - len(row)) + " " * (label - cell_len(fit(row, label)) + 1))
+        line = Text(pad(row, label) + " ")
         for value in values:
             text = f"{value * 100:.0f}".replace("-0", "0") if abs(value) < 0.005 else f"{value * 100:.0f}"
             style = heat(float(value), colors) if colors else ""
