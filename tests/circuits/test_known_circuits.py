@@ -1,5 +1,7 @@
 """Circuits of models whose weights are set by hand: exact effects rank every true edge above every false one."""
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from attncli.circuits.search import CircuitSearch, PreparedPair, find_circuit, r
 from attncli.errors import BadInput
 from attncli.explain.next_token import NextToken
 from attncli.render.circuit_find import find_arrays, find_document, find_screen
+from attncli.render.circuit_svg import circuit_svg
 from attncli.text.tokenizer import Piece
 from tests.support.built_circuits import BUILT
 from tests.support.screens import screen, shown, widest
@@ -99,6 +102,10 @@ def test_the_screen_of_a_circuit_fits_every_width(width):
         drawn = shown(find_screen(found, "model", screen(width), {(1, 0): "induction head .99"}, pairs="1 pair"), width)
         assert widest(drawn) <= width
         assert "induction head .99" in drawn
+    drawn = circuit_svg(found, "a <title>", {(1, 0): "induction head .99"})
+    assert ElementTree.fromstring(drawn).findtext("{http://www.w3.org/2000/svg}title") == "a <title>"
+    assert drawn.count("<path") == found.size == 5
+    assert "head 1.0&#x27;s key reads head 0.0&#x27;s output" in drawn
     document = find_document(found, "model", {}, 0)
     assert {edge["writer"] for edge in document["circuit"]} == {"embedding", "0.0", "1.0"}
     assert find_arrays(found)["circuit"].sum() == 5

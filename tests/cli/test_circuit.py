@@ -76,8 +76,22 @@ def test_find_and_compose_and_tasks_and_why_print_documents(model, capsys, tmp_p
     assert found["method"] == "exact"
     assert found["curve"]["faithfulness"][-1] == pytest.approx(1, abs=1e-5)
     assert len(np.load(tmp_path / "b.npz")["effects"]) == found["edges"]
-    code, out, _ = ask(capsys, "circuit", "find", *PROMPTS, *NAMED, "-m", model, "--method", "eap", "--no-prune")
+    code, out, _ = ask(
+        capsys,
+        "circuit",
+        "find",
+        *PROMPTS,
+        *NAMED,
+        "-m",
+        model,
+        "--method",
+        "eap",
+        "--no-prune",
+        "--graph",
+        str(tmp_path / "graph.svg"),
+    )
     assert code == 0
+    assert "output" in (tmp_path / "graph.svg").read_text()
     assert "EAP: one gradient" in out
     code, out, _ = ask(capsys, "circuit", "why", PROMPTS[0], "-m", model, "--head", "2.1", "--edge", "8:cat", "--json")
     assert code == 0

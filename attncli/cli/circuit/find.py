@@ -49,6 +49,7 @@ def find(
     searching: Searching,
     json: bool = JSON,
     npz: Path | None = NPZ,
+    graph: Path | None = option(None, "Also draw the circuit as an SVG graph.", metavar="FILE.svg"),
     pictures: Pictures,
 ) -> None:
     """Find the circuit of a prediction: the few edges between components that carry it, with tests of the circuit.
@@ -56,7 +57,7 @@ def find(
     attncli circuit find --task induction
     attncli circuit find "The girl said that" "The boy said that" --keep 0.8
     """
-    pictures.refuse({"--npz": npz})
+    pictures.refuse({"--npz": npz, "--graph": graph})
     given = [clean is not None, pairs is not None, task is not None]
     if sum(given) != 1 or (clean is None) != (corrupt is None):
         raise UsageProblem(
@@ -65,4 +66,4 @@ def find(
     from attncli.cli.bodies.circuit.find import run
 
     prompts = None if clean is None or corrupt is None else (clean, corrupt)
-    run(prompts, source, pairs, task, count, measured, searching, npz, pictures, json=json)
+    run(prompts, source, pairs, task, count, measured, searching, npz, graph, pictures, json=json)

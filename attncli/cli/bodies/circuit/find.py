@@ -21,8 +21,10 @@ from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource, Pictures
 from attncli.errors import UsageProblem
 from attncli.render.circuit_find import find_arrays, find_document, find_screen
+from attncli.render.circuit_svg import circuit_svg
 from attncli.render.console import print_note
 from attncli.render.numbers import duration, plural, precise_duration
+from attncli.render.themes import DEFAULT_THEME
 from attncli.text.files import read_text
 
 
@@ -35,6 +37,7 @@ def run(
     measured: Measured,
     searching: Searching,
     npz: Path | None,
+    graph: Path | None,
     pictures: Pictures,
     *,
     json: bool,
@@ -68,6 +71,9 @@ def run(
         title="attncli circuit find",
         pictures=pictures,
     )
+    title = f"The circuit of {told} in {loaded.name}: {finding.size} of {finding.graph.size} edges"
+    drawn = circuit_svg(finding, title, names, pictures.theme or DEFAULT_THEME)
+    write_asked(graph, "--graph", lambda opened: opened.write(drawn.encode()))
     write_asked(npz, "--npz", lambda opened: np.savez(opened, **find_arrays(finding)))
 
 
