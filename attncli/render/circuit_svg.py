@@ -35,12 +35,12 @@ def circuit_svg(
     places = _places(finding)
     width = max(x for x, _ in places.values()) + _BOX[0] + _MARGIN
     height = max(y for _, y in places.values()) + _BOX[1] + _MARGIN
-    ansi = colors.ansi.split()
+    ansi = [f"#{color}" for color in colors.ansi.split()]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        f' font-family="{_FONTS}" font-size="13" text-anchor="middle" fill="{colors.text}">',
+        f' font-family="{_FONTS}" font-size="13" text-anchor="middle" fill="#{colors.text}">',
         f"<title>{_safe(title)}</title>",
-        f'<rect width="100%" height="100%" fill="{colors.page}"/>',
+        f'<rect width="100%" height="100%" fill="#{colors.page}"/>',
     ]
     for edge in reversed(finding.order()):
         writer, reader = (int(ends[edge]) for ends in graph.ends)
@@ -53,7 +53,7 @@ def circuit_svg(
     for name, place in places.items():
         layer, dot, head = name.partition(".")
         known = names.get((int(layer), int(head)), "") if dot else ""
-        parts += _box(name, known, place, colors.page, colors.text)
+        parts += _box(name, known, place, f"#{colors.page}", f"#{colors.text}")
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -87,6 +87,13 @@ def induction():
     return Built(model, *prompts, 3, 7, frozenset(edges | {"1.0 → output"}))
 
 
+def exchanged():
+    """The model of `induction`, with prompts that differ in two exchanged words: only what is before them changes."""
+    prompts = torch.tensor([1, 2, 3, 4, 5, 6, 1, 2]), torch.tensor([1, 5, 3, 4, 2, 6, 1, 2])
+    edges = {"embedding → 0.0 value", "0.0 → 1.0 key", "1.0 → output"}
+    return Built(induction().model, *prompts, 3, 6, frozenset(edges))
+
+
 def copying():
     """Head 0.1 copies the token at place 1, wherever it is asked."""
     model = blank(2)
@@ -122,4 +129,4 @@ def lookup():
     return Built(model, *prompts, 4, 7, frozenset({"embedding → mlp 0", "mlp 0 → 1.1 value", "1.1 → output"}))
 
 
-BUILT = {"induction": induction, "copying": copying, "lookup": lookup}
+BUILT = {"induction": induction, "exchanged": exchanged, "copying": copying, "lookup": lookup}
