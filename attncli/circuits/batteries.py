@@ -84,8 +84,7 @@ def prepared_texts(
     found, left_out = list[PreparedPair](), 0
     for text in texts:
         try:
-            pieces = [loaded.pieces(side) for side in (text.clean, text.corrupt)]
-            pair = paired(*pieces, loaded.model.config.context)
+            pair = paired(loaded.pieces(text.clean), loaded.pieces(text.corrupt), loaded.model.config.context)
             found.append(_run(network, loaded.tokenizer, pair, text.target, text.against, kind))
         except AttnError:
             if not lenient:
@@ -146,8 +145,8 @@ def _induction_pairs(
         drawn = [words[at] for at in torch.randperm(len(words), generator=generator)[:length].tolist()]
         swapped = list(drawn)
         swapped[last], swapped[other] = drawn[other], drawn[last]
-        sides = [tuple(_pieces(loaded, [*first, *drawn[:_AGAIN]])) for first in (drawn, swapped)]
-        yield paired(*sides, network.config.context), drawn[last + 1], drawn[other + 1]
+        clean, corrupt = (_pieces(loaded, [*first, *drawn[:_AGAIN]]) for first in (drawn, swapped))
+        yield paired(clean, corrupt, network.config.context), drawn[last + 1], drawn[other + 1]
 
 
 def _words(tokenizer: Tokenizer) -> list[int]:

@@ -71,7 +71,7 @@ class _MaskedRun:
         """
         writers = self.changes.shape[1]
         start = int(self.graph.starts[first])
-        left_out = self.left_out[:, start : start + count * writers].unflatten(1, (count, writers))
+        left_out = self.left_out[:, start : start + count * writers].reshape(-1, count, writers)
         removed = torch.einsum("nru,nutc->nrtc", left_out.to(self.stream.dtype), self.changes)
         inputs = self.stream[:, None] - removed
         none = left_out.all(-1)[..., None, None]

@@ -76,7 +76,7 @@ class Network:
     def written(self, layer: int, mixed: Tensor) -> Tensor:
         """Returns what each head adds to the stream, without the bias: mixed (N, H, T, D) -> (N, H, T, C)."""
         output = self.attention(layer).output.weight  # (C, H x D)
-        return torch.einsum("nhtd,chd->nhtc", mixed, output.unflatten(1, (mixed.shape[1], -1)))
+        return torch.einsum("nhtd,chd->nhtc", mixed, output.view(len(output), mixed.shape[1], -1))
 
     def rotary(self, tokens: int, dtype: torch.dtype) -> Rotary | None:
         """Returns the rotations of the first positions; None for a model without rotary positions."""
@@ -105,10 +105,10 @@ class Network:
         normed = self.block(layer).attention_norm(x)
         if x.shape[1] == 1:
             sides: Tensor = linear(normed[:, 0])
-            return sides.unflatten(-1, (heads, -1)).transpose(1, 2)
-        matrix = linear.weight.unflatten(0, (heads, -1))  # (heads, D, C)
+            return sides.view(*sides.shape[:2], heads, -1).transpose(1, 2)
+        matrix = linear.weight.view(heads, -1, linear.in_features)  # (heads, D, C)
         product = torch.einsum("nhtc,hdc->nhtd", normed, matrix)
-        return product if linear.bias is None else product + linear.bias.unflatten(0, (heads, 1, -1))
+        return product if linear.bias is None else product + linear.bias.view(heads, 1, -1)
 
     def _turned(self, x: Tensor) -> Tensor:
         rotary = self.rotary(x.shape[2], x.dtype)

@@ -194,7 +194,7 @@ class _Patchable:
             hooks(self.stack.norm.register_forward_pre_hook(lambda _, given: streams.append(given[0][0])))
             hidden = self._stack_output(reading)
         heads = self.model.config.heads
-        mixed = [each.unflatten(-1, (heads, -1)) for each in kept["mixed"]]
+        mixed = [each.view(len(each), heads, -1) for each in kept["mixed"]]
         return _Run(streams, kept["attention"], kept["mlp"], mixed, self.predict(hidden)[0])
 
     def _stack_output(self, reading: Reading) -> Tensor:
@@ -279,7 +279,7 @@ class _Patches:
     def _heads(self, own: Tensor, layer: int, rows: range) -> Tensor:
         """Replaces the output of one head in each row of `own` (N, T, H x D), at all tokens with a counterpart."""
         value = self.other.mixed[layer]  # (T', H, D)
-        patched = own.unflatten(-1, value.shape[1:]).clone()
+        patched = own.reshape(*own.shape[:2], *value.shape[1:]).clone()
         here = [at for unit in self.units for at in unit[0]]
         there = [at for unit in self.units for at in unit[1]]
         for row, head in enumerate(rows):

@@ -172,7 +172,7 @@ class _Attribution:
         if isinstance(norm, nn.LayerNorm):
             parts = parts - parts.mean(-1, keepdim=True)
             scale = (stream.var(unbiased=False) + norm.eps).rsqrt()
-            bias = norm.bias if norm.bias is not None else torch.zeros_like(stream)
+            bias = torch.zeros_like(stream) if norm.bias is None else norm.bias + 0
         else:
             assert isinstance(norm, RMSNorm)
             scale, bias = (stream.square().mean() + norm.eps).rsqrt(), torch.zeros_like(stream)

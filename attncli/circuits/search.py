@@ -356,16 +356,16 @@ def random_circuit(graph: ComponentGraph, size: int, generator: np.random.Genera
     A path is drawn from the output backwards: a writer before the reader, then one of the readers of this component.
     """
     kept = np.zeros(graph.size, bool)
-    inputs: dict[int, list[int]] = {}
+    inputs: dict[int, list[int]] = {}  # the readers of every writer
     for at, reader in enumerate(graph.readers):
         for writer in graph.writer_of(reader):
             inputs.setdefault(writer, []).append(at)
     while kept.sum() < min(size, graph.size):
-        reader = len(graph.readers) - 1
+        at = len(graph.readers) - 1
         while True:
-            writer = int(generator.integers(graph.before(graph.readers[reader])))
-            kept[graph.starts[reader] + writer] = True
+            writer = int(generator.integers(graph.before(graph.readers[at])))
+            kept[graph.starts[at] + writer] = True
             if writer == 0:
                 break
-            reader = inputs[writer][int(generator.integers(len(inputs[writer])))]
+            at = inputs[writer][int(generator.integers(len(inputs[writer])))]
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +33,7 @@ def run(
 ) -> None:
     """Pairs two prompts, patches, and prints the tables."""
     loaded = load(source)
-    pieces = [loaded.pieces(text) for text in (clean, corrupt)]
-    pair = paired(*pieces, loaded.model.config.context, align)
+    pair = paired(loaded.pieces(clean), loaded.pieces(corrupt), loaded.model.config.context, align)
     finding = patch_activations(
         loaded.model,
         loaded.tokenizer.target if loaded.translates else loaded.tokenizer,
@@ -53,4 +53,5 @@ def run(
         title="attncli circuit patch",
         pictures=pictures,
     )
-    write_asked(npz, "--npz", lambda file: np.savez(file, **{place: finding.shares(place) for place in finding.tables}))
+    arrays: dict[str, Any] = {place: finding.shares(place) for place in finding.tables}
+    write_asked(npz, "--npz", lambda file: np.savez(file, **arrays))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,6 @@ def run(
         title="attncli circuit why",
         pictures=pictures,
     )
-    arrays = {"terms": finding.terms, "average": finding.average, "chance": finding.chance}
-    named = {"components": np.array(finding.components), "shares": finding.written.shares}
-    write_asked(npz, "--npz", lambda file: np.savez(file, **arrays, **named))
+    arrays: dict[str, Any] = {"terms": finding.terms, "average": finding.average, "chance": finding.chance}
+    arrays |= {"components": np.array(finding.components), "shares": finding.written.shares}
+    write_asked(npz, "--npz", lambda file: np.savez(file, **arrays))
