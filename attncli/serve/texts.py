@@ -28,6 +28,7 @@ from attncli.serve.refusal import Refusal, too_slow
 SampleEvent = Text | Finished | Token
 Part = list[SampleEvent] | Exception | None  # the events of a step, what ended the request, or its end
 _PAUSE = 0.002  # seconds between two parts of a stream, for each running text: sending a part takes about 0.2 ms
+_KEPT_BYTES = 64 << 20  # a cache of at most this size is kept when its texts have ended: making one takes milliseconds
 _PROMPT_TOKENS = 256  # of new prompts that a step reads at most, so that running texts go on meanwhile
 
 
@@ -144,6 +145,11 @@ class _ModelTexts:
             one.counted = one.sample.generated
 
     @property
+    def has_texts(self) -> bool:
+        """Whether texts wait or run."""
+        return bool(self.running or self.waiting)
+
+    @property
     def requests(self) -> set[TextRequest]:
         """The requests that wait or run."""
         return {queued.request for queued in (*self.waiting, *self.running.values())}
@@ -171,6 +177,7 @@ class Texts:
             raise Refusal(
                 503, f"{self._limits.texts_waiting} texts already wait for the model.", "Ask again later.", retry=2
             )
+        self._models = {model: one for model, one in self._models.items() if one.has_texts}
         self._models[served] = texts
         request.unfinished = len(samples)
         texts.waiting += [
@@ -188,9 +195,9 @@ class Texts:
                 del self._models[served]
                 continue
             _deliver({request: _with_end(request, events) for request, events in found.items()})
-            if not texts.running and not texts.waiting:
-                del self._models[served]  # frees the cache
-        return bool(self._models)
+            if not texts.has_texts and texts.batch.nbytes > _KEPT_BYTES:
+                del self._models[served]
+        return any(texts.has_texts for texts in self._models.values())
 
     def end(self, why: Exception) -> None:
         """Ends all requests with an exception."""

@@ -100,6 +100,24 @@ def test_a_stream_yields_its_first_token_at_once_and_the_rest_when_it_is_due(her
         assert len(found) <= 3  # the first token, what the first due step yields, the end
 
 
+def test_a_small_cache_is_kept_for_the_next_text_and_a_large_one_is_freed(here, monkeypatch):
+    def batches():
+        return [texts.batch for texts in here.service.texts._models.values()]
+
+    async def caches():
+        found = []
+        for seed in (1, 2):
+            await Client(here.service).texts([seed])
+            found.append(await Client(here.service).run(batches))
+        return found
+
+    first, second = asyncio.run(caches())
+    assert len(first) == 1
+    assert first == second
+    monkeypatch.setattr(texts_module, "_KEPT_BYTES", 0)
+    assert asyncio.run(caches()) == [[], []]
+
+
 def test_a_request_that_is_left_frees_its_places(here):
     async def ask():
         client = Client(here.service)
