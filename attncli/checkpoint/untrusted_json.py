@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from attncli.config import shown_value
 from attncli.errors import COPY_AGAIN, BadCheckpoint
 
 
-def parse_object(data: bytes, path: Path) -> dict[str, Any]:
+def parse_object(data: bytes, path: Path, *, unique: bool = False) -> dict[str, Any]:
     """Returns the JSON object in the data of a file.
 
     Raises BadCheckpoint if the data is not valid JSON or not an object. The error says where the data is not valid.
+    With `unique`, a name that an object has twice is an error too; without, its last value counts.
     """
+    pairs = _unique if unique else None
     try:
-        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as problem:
         raise BadCheckpoint(f"{path} {_reason(data, problem)}.", COPY_AGAIN) from None
     if not isinstance(value, dict):
@@ -39,11 +43,11 @@ def _reason(data: bytes, problem: Exception) -> str:
         return f"is not valid JSON: byte {problem.start:,} is not {problem.encoding.upper()}"
     if isinstance(problem, RecursionError):
         return "is not valid JSON: it is nested too deep"
-    return f"is not valid JSON: {problem}" if isinstance(problem, _NotFinite) else "has a number of too many digits"
+    return f"is not valid JSON: {problem}" if isinstance(problem, _Refused) else "has a number of too many digits"
 
 
-class _NotFinite(ValueError):
-    """Raised for a number that is not finite."""
+class _Refused(ValueError):
+    """Raised for what Python's parser accepts: a number that is not finite, and a name that occurs twice."""
 
 
 def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
@@ -68,7 +72,16 @@ def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise _NotFinite(f"{name} is not a finite number")
+    raise _Refused(f"{name} is not a finite number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object with these names and values. Raises ValueError for a name that occurs twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _Refused(f"an object has the name {shown_value(twice)} twice")
+    return values
 
 
 def _finite(digits: str) -> float:

@@ -31,7 +31,7 @@ async def read_fields(request: Request, kind: type[T], limits: Limits) -> T:
     refuse_other_content(request)
     data = await read_body(request, limits)
     try:
-        values = parse_object(data, Path(_WHERE))
+        values = parse_object(data, Path(_WHERE), unique=True)
         _refuse_long_lists(kind, values, limits.entries)
         return record_from_json(kind, values, _WHERE)
     except BadCheckpoint as problem:  # as the same checks of a file name it

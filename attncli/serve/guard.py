@@ -1,8 +1,9 @@
 """Guard: the outermost layer of the server. It decides who may ask, for every route, and completes every answer.
 
-The checks, in this order: the method, Host, Origin, the rate of the address, the token. Then the application answers. A
-bug in it becomes an answer with status 500, and its traceback goes to standard error. Every answer gets headers that
-keep other sites from reading, framing, storing or guessing the type of what is served. There are no CORS headers.
+The checks, in this order: the method, the length of the body, Host, Origin, the rate of the address, the token. Then
+the application answers. A bug in it becomes an answer with status 500, and its traceback goes to standard error. Every
+answer gets headers that keep other sites from reading, framing, storing or guessing the type of what is served. There
+are no CORS headers.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ class Guard:
         headers, root = Headers(scope=scope), scope["method"] == "GET" and scope["path"] == "/"
         if scope["method"] not in _METHODS:
             raise Refusal(405, "This server answers GET and POST.", "Use one of them.", Allow=", ".join(_METHODS))
+        if "content-length" in headers and "transfer-encoding" in headers:  # RFC 9112, section 6.1
+            raise Refusal(400, "The request has two lengths.", "Leave Transfer-Encoding out.", Connection="close")
         host = self._host(headers)
         self._refuse_other_site(headers, host, navigates=root)
         client = scope.get("client")

@@ -27,7 +27,7 @@ class Limits:
     entries: int = 10_000  # ids, edges or heads of a request
     body_seconds: float = 10  # for a body to arrive
     head_seconds: float = 10  # for the first line and the headers of a connection to arrive
-    answer_seconds: float = 30  # for a client to go on reading an answer
+    answer_seconds: float = 10  # for a client to go on reading an answer
     connections: int = 256  # open at a time
     waiting: int = 16  # requests that wait for the model
     texts: int = 32  # that one model generates at the same time

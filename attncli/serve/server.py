@@ -14,9 +14,10 @@ import signal
 import socket
 import time
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -29,6 +30,7 @@ from attncli.serve.service import Service
 _LAST_SECONDS = 1  # for the answers that are on their way when the server ends
 _POLL_SECONDS = 0.02
 _BACKLOG = 128
+_SENT_AHEAD = 1 << 17  # bytes of an answer that the system takes before the client reads; Linux would take megabytes
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _IDLE_SECONDS = 30  # of a connection between two requests
 
@@ -47,6 +49,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         if os.name == "posix":  # a port whose last connections are closing is free; on Windows, any port would be
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT_AHEAD)  # connections inherit it
         made.bind(address)
         made.listen(_BACKLOG)
     except OSError as problem:
@@ -85,26 +88,46 @@ def address_of(listening: socket.socket, host: str, token: str | None = None) ->
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if its client sends no head of a request, or does not read its answer, in time."""
+    """A connection that is closed if its client sends no head of a request, or does not read its answer, in time.
+
+    When too many are open, a new one takes the place of the one that has waited longest for the head of a request.
+    """
 
     limits = Limits()
+    waiting: ClassVar[dict[Connection, None]] = {}  # those without a request, in order; each server has its own
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for the head of a request."""
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
-        if len(self.connections) > self.limits.connections:
+        self._discarded = 0  # bytes of a body after the answer
+        if len(self.connections) > self.limits.connections and not self._make_room():
             self._end_with(Refusal(503, f"More than {self.limits.connections} connections are open.", retry=1))
         else:
-            self._end_in(self.limits.head_seconds)
+            self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Reads a part of a request. From a complete head on, the application limits the time."""
+        """Reads a part of a request. From a complete head on, the application limits the time.
+
+        The body of a request that has its answer is discarded, up to the greatest size of a body.
+        """
+        if self._refused:
+            self._discarded += len(data)
+            if self._discarded > self.limits.body:
+                self.transport.abort()
+                return
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget_deadline()
         elif self._deadline is None and not self.transport.is_closing():
-            self._end_in(self.limits.head_seconds)
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Ends a request. Until the next one, the connection may make room for another."""
+        self._discarded = 0
+        super().on_response_complete()
+        if self.cycle.response_complete and self._deadline is None and not self.transport.is_closing():
+            self.waiting[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the connection."""
@@ -132,6 +155,23 @@ class Connection(H11Protocol):
         else:
             self._end_with(Refusal(400, "This is not a request of HTTP/1.1."))
 
+    @property
+    def _refused(self) -> bool:
+        """Whether the last request was answered before its body has arrived."""
+        return self.cycle is not None and self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY
+
+    def _await_head(self) -> None:
+        self._end_in(self.limits.head_seconds)
+        self.waiting[self] = None
+
+    def _make_room(self) -> bool:
+        """Closes the connection that has waited longest for a request; returns whether there was one."""
+        longest = next(iter(self.waiting), None)
+        if longest is not None:
+            longest._forget_deadline()
+            longest.transport.abort()
+        return longest is not None
+
     def _end_with(self, refusal: Refusal) -> None:
         answer = refusal.response("")
         head = "".join(f"{name}: {value}\r\n" for name, value in (*answer.headers.items(), ("connection", "close")))
@@ -144,6 +184,7 @@ class Connection(H11Protocol):
         self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _forget_deadline(self) -> None:
+        self.waiting.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -153,7 +194,7 @@ class Server(uvicorn.Server):
     """A server that cancels what runs when it ends."""
 
     def __init__(self, application: Guard, service: Service) -> None:
-        bounded = type("Bounded", (Connection,), {"limits": service.limits})
+        bounded = type("Bounded", (Connection,), {"limits": service.limits, "waiting": {}})
         super().__init__(
             uvicorn.Config(
                 application,

@@ -55,14 +55,32 @@ def test_a_body_that_does_not_arrive_is_refused(in_model_folder):
 
 
 def test_one_connection_too_many_is_told_when_to_come_back(in_model_folder):
+    head = b"POST /api/next HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
     with running(in_model_folder, connections=1) as port, connected(port) as first:
-        first.sendall(GET + b"\r\n")
-        assert first.recv(12) == b"HTTP/1.1 200"
+        first.sendall(head + b"Content-Length: 9\r\n\r\n")
+        assert first.recv(12) == b"HTTP/1.1 100"  # the request runs, and its body is missing
         with connected(port) as second:
             answer = rest(second)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nretry-after: 1\r\n" in answer.lower()
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+
+@pytest.mark.parametrize("sent", [b"", GET, GET + b"\r\n"], ids=["nothing", "half a head", "a request"])
+def test_the_connection_that_has_waited_longest_makes_room(sent, in_model_folder):
+    """Connections without a request keep nobody out, however many there are."""
+    with running(in_model_folder, connections=2) as port:
+        idle = [connected(port) for _ in range(4)]
+        for one in idle[:2]:
+            assert rest(one) == b""
+        for one in idle[2:]:
+            one.sendall(sent)
+            assert not sent.endswith(b"\r\n\r\n") or one.recv(12) == b"HTTP/1.1 200"
+        with connected(port) as last:
+            last.sendall(GET + b"Connection: close\r\n\r\n")
+            assert rest(last).startswith(b"HTTP/1.1 200")
+        for one in idle:
+            one.close()
 
 
 def test_a_client_that_does_not_read_its_answer_is_let_go(in_model_folder, monkeypatch):
@@ -87,3 +105,22 @@ def test_requests_that_were_sent_together_are_answered_in_order(in_model_folder)
         eager.sendall(GET + b"\r\n" + icon + b"\r\n" + GET + b"Connection: close\r\n\r\n")
         answer = rest(eager)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"204", b"200"]
+
+
+def test_a_request_with_two_lengths_is_refused_and_nothing_after_it_is_read(in_model_folder):
+    """What a proxy takes for its body would otherwise be another request."""
+    head = b"POST /api/next HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    lengths = b"Content-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with running(in_model_folder) as port, connected(port) as one:
+        one.sendall(head + lengths + GET + b"\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", rest(one)) == [b"400"]
+
+
+def test_the_body_of_a_refused_request_is_read_up_to_the_limit(in_model_folder):
+    head = b"POST /api/next HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 1000000000000\r\n\r\n"
+    with running(in_model_folder, body=1 << 20) as port, connected(port) as one:
+        one.sendall(head)
+        assert one.recv(12) == b"HTTP/1.1 421"
+        with pytest.raises(ConnectionError):
+            for _ in range(10_000):
+                one.sendall(b"x" * (1 << 16))

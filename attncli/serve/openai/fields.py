@@ -104,7 +104,7 @@ async def read_text_fields(request: Request, kind: type[T], limits: Limits) -> T
     refuse_other_content(request)
     data = await read_body(request, limits)
     try:
-        values = parse_object(data, Path("The request"))
+        values = parse_object(data, Path("The request"), unique=True)
     except BadCheckpoint as problem:
         raise Refusal(400, problem.message, _WHERE) from None
     given = _of_kind(kind, values)
