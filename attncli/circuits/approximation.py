@@ -27,13 +27,13 @@ def approximate_effects(
     `steps` is the number of gradients of EAP-IG; None stands for EAP.
     """
     shares = [0.0] if steps is None else [(step + 0.5) / steps for step in range(steps)]
-    changes = other.writes - base.writes  # (U, T, C)
+    changes = (other.writes - base.writes).flatten(1)  # (U, T x C)
     start, end = base.streams[0], other.streams[0]
     effects = np.zeros(network.graph.size)
     for share in shares:
         gradients = _gradients(network, start + share * (end - start), answer)
         found = [
-            torch.einsum("utc,tc->u", changes[: network.graph.before(reader)], gradient)
+            changes[: network.graph.before(reader)] @ gradient.flatten()
             for reader, gradient in zip(network.graph.readers, gradients, strict=True)
         ]
         effects += torch.cat(found).double().cpu().numpy() / len(shares)
