@@ -95,16 +95,12 @@ def _scores(earlier: _HeadMatrices, later: _HeadMatrices) -> list[float]:
     All matrices have rank D, so the norms are computed from matrices (D, D).
     """
     wrote = _product_norm(earlier.output, earlier.value)
-    reads = {"query": (later.key, later.query), "key": (later.query, later.key)}
-    found = [
-        _through(outer.T, inner @ earlier.output, earlier.value) / (_product_norm(outer.T, inner) * wrote)
-        for outer, inner in reads.values()
-    ]
-    return [
-        *found,
-        _through(later.output, later.value @ earlier.output, earlier.value)
-        / (_product_norm(later.output, later.value) * wrote),
-    ]
+    sides = [(later.key.T, later.query), (later.query.T, later.key), (later.output, later.value)]  # what reads: L R
+    found = []
+    for left, right in sides:
+        whole = _product_norm(left, right) * wrote
+        found.append(_through(left, right @ earlier.output, earlier.value) / whole if whole else 0.0)
+    return found
 
 
 def _through(left: Tensor, middle: Tensor, right: Tensor) -> float:

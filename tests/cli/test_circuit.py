@@ -74,7 +74,7 @@ def test_find_and_compose_and_tasks_and_why_print_documents(model, capsys, tmp_p
     assert "patched runs, about" in error
     found = json.loads(out)
     assert found["method"] == "exact"
-    assert found["curve"]["faithfulness"][-1] == pytest.approx(1, abs=1e-5)
+    assert found["curve"]["faithfulness"][-1] == pytest.approx(1, abs=1e-3)  # float32, of a small difference of logits
     assert len(np.load(tmp_path / "b.npz")["effects"]) == found["edges"]
     code, out, _ = ask(
         capsys,
