@@ -169,8 +169,8 @@ def _footnote(finding: FoundCircuit, width: int) -> list[Text]:
         "denoising: clean values into the corrupt run"
     )  # fmt: skip
     lines = [
-        f"Ranked by {_METHODS[finding.method]} ({direction}); other edges carry the values of the corrupt prompt. "
-        f"{plural(finding.runs, 'patched run')}, seed {finding.seed}."
+        f"Ranked by {_METHODS[finding.method]} ({direction}), at all tokens together; other edges carry the values of "
+        f"the corrupt prompt. {plural(finding.runs, 'patched run')}, seed {finding.seed}."
     ]
     if (check := finding.check) is not None:
         method = "EAP-IG" if finding.method != "eap" else "EAP"

@@ -55,7 +55,7 @@ def find(
     """Find the circuit of a prediction: the few edges between components that carry it, with tests of the circuit.
 
     attncli circuit find --task induction
-    attncli circuit find "The girl said that" "The boy said that" --keep 0.8
+    attncli circuit find --task agreement --count 2 --method eap-ig
     """
     pictures.refuse({"--npz": npz, "--graph": graph})
     given = [clean is not None, pairs is not None, task is not None]
