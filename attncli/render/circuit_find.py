@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attncli.circuits.graph import Reader
     from attncli.circuits.search import FoundCircuit
 
-Names = Mapping[tuple[int, int], str]  # layer, head -> what the head is known to do
+HeadNames = Mapping[tuple[int, int], str]  # layer, head -> what the head is known to do
 _IN_WORDS = 12  # edges
 _PROMPTS = 3  # pairs that are listed
 _METHODS = {
@@ -33,7 +33,7 @@ _METHODS = {
 _WIDEST_BAR = 24
 
 
-def find_screen(finding: FoundCircuit, model: str, console: Console, names: Names, *, pairs: str) -> RenderableType:
+def find_screen(finding: FoundCircuit, model: str, console: Console, names: HeadNames, *, pairs: str) -> RenderableType:
     """Draws the ends, the circuit as a layered graph and in words, its faithfulness, and the checks."""
     width, graph = console.width, finding.graph
     parts: list[RenderableType] = [Text(fold(f"{shape_of(model, graph.layers, graph.heads)} · {pairs}", width), "bold")]
@@ -59,7 +59,7 @@ def _ends(finding: FoundCircuit, width: int) -> list[Text]:
     return lines
 
 
-def graph_lines(finding: FoundCircuit, names: Names, width: int) -> list[Text]:
+def graph_lines(finding: FoundCircuit, names: HeadNames, width: int) -> list[Text]:
     """Draws the circuit layer by layer, the embedding first: each component with what its ports read."""
     graph = finding.graph
     inputs: dict[str, list[tuple[str, str, float]]] = {}
@@ -111,7 +111,7 @@ def _head_of(component: str) -> tuple[int, int] | None:
     return (int(layer), int(head)) if dot else None
 
 
-def _in_words(finding: FoundCircuit, names: Names, width: int) -> list[Text]:
+def _in_words(finding: FoundCircuit, names: HeadNames, width: int) -> list[Text]:
     """Returns the edges with the largest effects as sentences."""
     graph = finding.graph
     lone = "noising" if finding.direction == "noising" else "denoising"
@@ -183,7 +183,7 @@ def _footnote(finding: FoundCircuit, width: int) -> list[Text]:
     return [Text(fold(line, width), "dim") for line in lines]
 
 
-def find_document(finding: FoundCircuit, model: str, names: Names, left_out: int) -> dict[str, Any]:
+def find_document(finding: FoundCircuit, model: str, names: HeadNames, left_out: int) -> dict[str, Any]:
     """Returns the finding as a JSON-ready dictionary."""
     graph, curve, check = finding.graph, finding.curve, finding.check
     return {
