@@ -229,7 +229,14 @@ def test_too_many_texts_and_too_long_prompts_are_refused(here):
         assert str(context) in error["message"]
     assert here.post(PATH, {"prompt": [[]]}).status_code == 400
     headers = {"Content-Type": "application/json"}
-    for body in (b'{"prompt": "\\ud800"}', b'{"prompt": ["\\ud800"], "echo": true, "logprobs": 1}', b"[", b"[]", b""):
+    for body in (
+        b'{"\\ud800": 1}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": ["\\ud800"], "echo": true, "logprobs": 1}',
+        b"[",
+        b"[]",
+        b"",
+    ):
         assert here.client.post(PATH, content=body, headers=headers).status_code == 400
 
 

@@ -147,8 +147,8 @@ def _id(name: str) -> int:
 
 
 def refused_field(name: str, message: str, hint: str = "") -> Refusal:
-    """Returns the refusal of a field."""
-    return Refusal(400, message, hint, param=name if len(name) <= 64 else None)
+    """Returns the refusal of a field. A name that is long, or that UTF-8 cannot hold, is not repeated."""
+    return Refusal(400, message, hint, param=name if len(name) <= 64 and name.isprintable() else None)
 
 
 def require(fits: bool, name: str, value: object, rule: str) -> None:
