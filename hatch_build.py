@@ -12,6 +12,7 @@ CC is the compiler, by default cc. ATTNCLI_MACHINE is the machine that it compil
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -52,7 +53,7 @@ class ReadmeHook(MetadataHookInterface):
 
 
 class LibraryHook(BuildHookInterface[Any]):
-    """Compiles native.c for every level of a processor's instructions, and adds the libraries to the wheel."""
+    """Compiles native.c and training.c for every level of a processor's instructions, and adds the libraries."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles the libraries, unless ATTNCLI_COMPILE is not 1 or the installation is an editable one."""
@@ -82,9 +83,9 @@ def compiled(root: Path, machine: str, folder: Path) -> list[Path]:
         )
     compiler = shlex.split(os.environ.get("CC") or "cc")
     made = []
-    for level in levels:
-        path = folder / level.file
-        flags = (f"-march={level.march}", *settings.FLAGS, "-s", "-o", str(path), str(settings.SOURCE))
+    for level, (name, source) in itertools.product(levels, settings.SOURCES.items()):
+        path = folder / level.file(name)
+        flags = (f"-march={level.march}", *settings.FLAGS, "-s", "-o", str(path), str(source))
         subprocess.run([*compiler, *flags, *settings.LIBRARIES], check=True)
         made.append(path)
     return made

@@ -47,7 +47,7 @@ def pytest_configure(config):
 
 
 def _begin_compiling(config):
-    """Compiles the network once for all workers, while they collect the tests, into the cache of this session.
+    """Compiles the libraries once for all workers, while they collect the tests, into the cache of this session.
 
     The workers inherit the environment. They wait for the compiler by means of a lock on the file `compiling`.
     """
@@ -56,10 +56,12 @@ def _begin_compiling(config):
     os.environ["ATTNCLI_CACHE"] = str(cache)
     held = (cache / "compiling").open("w")
     fcntl.flock(held, fcntl.LOCK_EX)
-    native_library.begin()
+    for name in native_library.SOURCES:
+        native_library.begin(name)
 
     def finish():
-        native_library.library()
+        for name in native_library.SOURCES:
+            native_library.library(name)
         held.close()
 
     threading.Thread(target=finish, daemon=True).start()
@@ -104,8 +106,8 @@ def compiled():
     cache = Path(os.environ["ATTNCLI_CACHE"])
     with (cache / "compiling").open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-    native_library.begin.cache_clear()
-    native_library.library.cache_clear()
+    native_library._begun.cache_clear()
+    native_library._found.cache_clear()
     native_library._in_wheel.cache_clear()
     return cache / "native"
 

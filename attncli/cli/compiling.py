@@ -6,13 +6,14 @@ import sys
 
 from attncli.model.native_library import begin, compiling
 
-_NOTE = "compiling the network in C for this processor, which happens once and takes two to five seconds"
+_NOTE = "compiling {} in C for this processor, which happens once and takes two to five seconds"
+_COMPILED = {"native": "the network", "training": "the training step"}
 
 
-def begin_compiling(device: str) -> None:
-    """Starts the compiler if generation may run on the CPU and the library is not compiled yet."""
+def begin_compiling(device: str, name: str = "native") -> None:
+    """Starts the compiler if the command may run on the CPU and the library with this name is not compiled yet."""
     if device not in ("auto", "cpu"):
         return
-    begin()
-    if compiling():
-        print(_NOTE, file=sys.stderr, flush=True)  # without Rich, whose import takes a tenth of a second
+    begin(name)
+    if compiling(name):  # without Rich, whose import takes a tenth of a second
+        print(_NOTE.format(_COMPILED[name]), file=sys.stderr, flush=True)

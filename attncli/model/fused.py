@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -218,6 +218,14 @@ def can_attend(keys: int) -> bool:
     return keys <= _LONGEST_WRITTEN_OUT
 
 
+class Drawn(NamedTuple):
+    """The random bytes. A number is dropped if its byte is below `dropped`, else multiplied by `factor`."""
+
+    bytes: Tensor  # (count,), uint8
+    dropped: int
+    factor: float
+
+
 class Dropout(nn.Module):
     """In training, sets a share p of the numbers to zero and scales up the other numbers (Srivastava et al., 2014).
 
@@ -233,13 +241,22 @@ class Dropout(nn.Module):
         """Applies dropout to x (...) -> (...); does nothing outside training."""
         if not (self.training and self.p > 0):
             return x
-        dropped = round(self.p * 256)
-        error = abs(dropped / 256 - self.p) / min(self.p, 1 - self.p)
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or error > _MOST_ROUNDED:
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not self.draws_bytes:
             return F.dropout(x, self.p)
-        drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        drawn = self.draw(x.numel())
+        kept = drawn.bytes.view(x.shape) >= drawn.dropped
+        return x * kept.to(x.dtype).mul_(drawn.factor)
+
+    @property
+    def draws_bytes(self) -> bool:
+        """Whether a byte per number is precise enough for p."""
+        return self.p == 0 or abs(round(self.p * 256) / 256 - self.p) / min(self.p, 1 - self.p) <= _MOST_ROUNDED
+
+    def draw(self, count: int) -> Drawn:
+        """Draws the random bytes of `count` numbers from PyTorch's default generator."""
+        dropped = round(self.p * 256)
+        drawn = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        return Drawn(drawn.view(torch.uint8)[:count], dropped, 256 / (256 - dropped))
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -1,4 +1,6 @@
-"""Finds the compiled library of native.c: in the wheel, or compiled once for this machine's processor and stored.
+"""Finds the compiled libraries of native.c and training.c: in the wheel, or compiled for this processor and stored.
+
+`native` is the library that generates, and `training` has the operations of a training step (`kernels`).
 
 An installed wheel has libraries (`wheel_library`), and then nothing is compiled. Otherwise, `begin` starts the
 compiler as a child process, so that it runs while PyTorch is imported; `library` waits for it. The key of a stored
@@ -36,7 +38,7 @@ from attncli.model.library_store import (
     stored_library,
     usable_folder,
 )
-from attncli.model.wheel_library import FLAGS, LIBRARIES, SOURCE, best_library
+from attncli.model.wheel_library import FLAGS, HEADER, LIBRARIES, SOURCES, best_library
 
 _COMPILERS = ("cc", "gcc", "clang")
 _PROCESSOR_FLAGS = ("-march=native", "-mcpu=native")  # the first that the compiler accepts is used
@@ -47,13 +49,17 @@ _PROBE_SECONDS = 10.0
 _STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is killed
 
 
-@cache
-def begin() -> _Compilation | None:
-    """Returns the stored library, or a compilation of it that this call starts.
+def begin(name: str = "native") -> _Compilation | None:
+    """Returns a stored library, or a compilation of it that this call starts.
 
-    Returns None if the wheel has a library, if there is no compiler, or if ATTNCLI_NATIVE is 0.
+    Returns None if the wheel has the library, if there is no compiler, or if ATTNCLI_NATIVE is 0.
     """
-    if os.environ.get("ATTNCLI_NATIVE") == "0" or _in_wheel() is not None or os.name != "posix":
+    return _begun(name)
+
+
+@cache
+def _begun(name: str) -> _Compilation | None:
+    if os.environ.get("ATTNCLI_NATIVE") == "0" or _in_wheel(name) is not None or os.name != "posix":
         return None
     compiler = _compiler()
     if compiler is None:
@@ -62,34 +68,38 @@ def begin() -> _Compilation | None:
         folder = cache_folder() / "native"
     except RuntimeError:  # a user without a home directory
         return None
-    return _Compilation(compiler, folder, _key(compiler))
+    return _Compilation(compiler, folder, _key(compiler, name), name)
 
 
-def compiling() -> bool:
+def compiling(name: str = "native") -> bool:
     """Whether the compiler is still running; `library` would wait for it."""
-    compilation = begin()
+    compilation = begin(name)
     return compilation is not None and compilation.running
 
 
-@cache
-def library() -> Library | None:
+def library(name: str = "native") -> Library | None:
     """Returns the library of the wheel or the compiled one, or None. Waits for the compiler if it runs."""
+    return _found(name)
+
+
+@cache
+def _found(name: str) -> Library | None:
     if os.environ.get("ATTNCLI_NATIVE") == "0":
         return None
-    found = _in_wheel() or begin()
+    found = _in_wheel(name) or begin(name)
     return found.result() if found else None
 
 
-def refuse(why: object) -> None:
-    """Records why the library cannot be loaded."""
-    found = _in_wheel() or begin()
+def refuse(why: object, name: str = "native") -> None:
+    """Records why a library cannot be loaded."""
+    found = _in_wheel(name) or begin(name)
     if found is not None:
         found.problem = f"the compiled library cannot be loaded: {why}"
 
 
 @dataclass
 class _InWheel:
-    """The library of an installed wheel, which is as trusted as the other files of the wheel."""
+    """A library of an installed wheel, which is as trusted as the other files of the wheel."""
 
     path: Path
     problem: str = ""
@@ -99,19 +109,19 @@ class _InWheel:
 
 
 @cache
-def _in_wheel() -> _InWheel | None:
-    path = best_library()
+def _in_wheel(name: str) -> _InWheel | None:
+    path = best_library(name)
     return None if path is None else _InWheel(path)
 
 
-def problem() -> str:
+def problem(name: str = "native") -> str:
     """Returns the reason why there is no library or why it cannot be stored.
 
     The reason is empty if there is no problem or if ATTNCLI_NATIVE is 0.
     """
     if os.environ.get("ATTNCLI_NATIVE") == "0":
         return ""
-    found = _in_wheel() or begin()
+    found = _in_wheel(name) or begin(name)
     if found is not None:
         return found.problem
     if _compiler() is not None:
@@ -123,9 +133,9 @@ def problem() -> str:
 class _Compilation:
     """The stored library, or the running compiler that creates it."""
 
-    def __init__(self, compiler: list[str], folder: Path, key: str) -> None:
+    def __init__(self, compiler: list[str], folder: Path, key: str, name: str = "native") -> None:
         self.problem = ""
-        self._compiler, self._key = compiler, key
+        self._compiler, self._key, self._source = compiler, key, SOURCES[name]
         self._process: subprocess.Popen[bytes] | None = None
         self._output = -1  # the descriptor of a file with the compiler's standard error
         self._library: Library | None = None
@@ -168,7 +178,7 @@ class _Compilation:
         self._unfinished.touch(mode=0o700)  # fails here, before any work, if the folder cannot be written
         atexit.register(self._stop)
         stopping.register(self._stop)
-        flags = (*_processor_flags(self._compiler), *FLAGS, "-o", str(self._unfinished), str(SOURCE), *LIBRARIES)
+        flags = (*_processor_flags(self._compiler), *FLAGS, "-o", str(self._unfinished), str(self._source), *LIBRARIES)
         null = subprocess.DEVNULL
         try:
             self._output, name = tempfile.mkstemp()
@@ -255,7 +265,7 @@ def _processor_flags(compiler: list[str]) -> list[str]:
     return []
 
 
-def _key(compiler: list[str]) -> str:
+def _key(compiler: list[str], name: str = "native") -> str:
     """Returns the key of the library: a digest of source, compiler, flags and processor, which determine its code."""
     processor = f"{sys.platform} {platform.machine()}"
     with suppress(OSError):  # the file exists only on Linux
@@ -264,5 +274,6 @@ def _key(compiler: list[str]) -> str:
     with suppress(OSError):
         program = Path(shutil.which(compiler[0]) or compiler[0]).stat()
         processor += f" {program.st_size} {program.st_mtime_ns}"
-    parts = (SOURCE.read_bytes(), repr((compiler, _PROCESSOR_FLAGS, FLAGS, processor)).encode())
+    sources = SOURCES[name].read_bytes() + HEADER.read_bytes()
+    parts = (sources, repr((compiler, _PROCESSOR_FLAGS, FLAGS, processor)).encode())
     return hashlib.sha256(b"".join(parts)).hexdigest()[:32]

@@ -98,7 +98,11 @@ class Transformer(Stack):
     def embed(self, ids: Tensor) -> Tensor:
         """Returns the token embeddings (..., C) of ids (...), scaled if the config requires it. Adds no positions."""
         x: Tensor = self.embedding(ids)
-        return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
+        return x * self.embedding_scale(x.dtype) if self.config.scaled_embedding else x
+
+    def embedding_scale(self, dtype: torch.dtype) -> float:
+        """Returns the factor of the token embeddings, rounded to their dtype."""
+        return _rounded(math.sqrt(self.config.width), dtype) if self.config.scaled_embedding else 1.0
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Applies the output head: hidden (..., C) -> logits (..., V)."""

@@ -1,4 +1,4 @@
-"""The compiled libraries of native.c that a wheel contains, one for each level of a processor's instructions.
+"""The compiled libraries of native.c and training.c that a wheel contains, by level of a processor's instructions.
 
 The build hook of a wheel compiles them (hatch_build.py). A process loads the highest level that its processor has, and
 then needs no compiler. A source checkout contains no libraries: `native_library` compiles there at the first use.
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("compiled")
-SOURCE = Path(__file__).with_name("native.c")
+SOURCES = {name: Path(__file__).with_name(f"{name}.c") for name in ("native", "training")}  # of a library, by its name
+HEADER = Path(__file__).with_name("vectors.h")  # of all sources
 FLAGS = ("-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC")
 LIBRARIES = ("-lm", "-lpthread")
 
@@ -27,10 +28,9 @@ class Level:
     march: str
     needs: frozenset[str] = frozenset()
 
-    @property
-    def file(self) -> str:
-        """The name of its library."""
-        return f"native-{self.march}.so"
+    def file(self, name: str) -> str:
+        """Returns the name of the file of a library: 'native' -> 'native-x86-64-v3.so'."""
+        return f"{name}-{self.march}.so"
 
 
 _AVX2 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
@@ -42,13 +42,13 @@ LEVELS = {
 }
 
 
-def best_library() -> Path | None:
-    """Returns the library of the highest level that this processor has; None if there is no such library."""
+def best_library(name: str = "native") -> Path | None:
+    """Returns a library, for the highest level that this processor has; None if the wheel has no such library."""
     if sys.platform != "linux" or not FOLDER.is_dir():
         return None
     flags = _processor_flags()
     for level in LEVELS.get(platform.machine(), ()):
-        if level.needs <= flags and (path := FOLDER / level.file).is_file():
+        if level.needs <= flags and (path := FOLDER / level.file(name)).is_file():
             return path
     return None
 

@@ -1,5 +1,6 @@
 """The optimizer: Muon on the matrices of the blocks and AdamW on the other parameters, or AdamW on every parameter.
 
+With `Kernels`, the updates run in C, in float32; without, PyTorch's operations compute the same up to rounding.
 The state of the optimizer is saved as named tensors. Its constants are in `recipe`. Nothing here waits for a GPU.
 """
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attncli.config import OptimizerKind
+from attncli.model.kernels import AdamParameter, Kernels, MuonMatrix
 from attncli.model.lora import trained_parameters
 from attncli.training import recipe
 
@@ -71,6 +73,18 @@ class Muon:
             torch._foreach_mul_(stack.weights, 1 - lr * self._weight_decay)
             torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
+    def step_in_c(self, kernels: Kernels, lr: float, clip: float) -> None:
+        """Updates every matrix from its gradient, multiplied by `clip`."""
+        matrices = [
+            MuonMatrix(weight, weight.grad, stack.momentum[at])
+            for stack in self._stacks
+            for at, weight in enumerate(stack.weights)
+            if weight.grad is not None
+        ]
+        kept = 1 - lr * self._weight_decay
+        steps, margin = recipe.NEWTON_SCHULZ_STEPS, recipe.NEWTON_SCHULZ_MARGIN
+        kernels.update_muon(matrices, clip, recipe.MUON_MOMENTUM, steps, margin, kept, lr)
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns the running means of the gradients: name of a matrix -> mean."""
         return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
@@ -111,6 +125,19 @@ class AdamW:
         torch._foreach_mul_(self._decayed, 1 - lr * self._weight_decay)
         torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
 
+    def step_in_c(self, kernels: Kernels, lr: float, clip: float) -> None:
+        """Updates every parameter from its gradient, multiplied by `clip`."""
+        self._steps += 1
+        parameters = [
+            AdamParameter(weight, weight.grad, mean, square, weight.ndim >= 2)
+            for weight, mean, square in zip(self._weights, self._means, self._squares, strict=True)
+            if weight.grad is not None
+        ]
+        mean_rate, square_rate = recipe.ADAMW_BETAS
+        scale = 1 / math.sqrt(1 - square_rate**self._steps)
+        kept, step = 1 - lr * self._weight_decay, lr / (1 - mean_rate**self._steps)
+        kernels.update_adam(parameters, clip, kept, recipe.ADAMW_BETAS, scale, recipe.ADAMW_EPSILON, step)
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns the number of steps, and the running means of the gradient and squared gradient of each parameter."""
         means = {f"mean.{name}": mean for name, mean in zip(self._names, self._means, strict=True)}
@@ -133,8 +160,14 @@ class Optimizer:
     """Updates the trained weights of a model from their gradients. Weight decay applies to embeddings and matrices."""
 
     def __init__(
-        self, model: nn.Module, kind: OptimizerKind, weight_decay: float, dtype: torch.dtype = torch.float32
+        self,
+        model: nn.Module,
+        kind: OptimizerKind,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+        kernels: Kernels | None = None,
     ) -> None:
+        self._kernels = kernels
         named = trained_parameters(model)
         turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and _in_a_block(name)}
         self._parameters = list(named.values())
@@ -150,10 +183,20 @@ class Optimizer:
             lr: the learning rate of Muon's matrices.
             adam_lr: the learning rate of AdamW's parameters.
         """
+        if self._kernels is not None:
+            return self._step_in_c(self._kernels, lr, adam_lr)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, recipe.LARGEST_GRADIENT_NORM)
         self._parts["adamw"].step(adam_lr)
         self._parts["muon"].step(lr)
         return norm
+
+    def _step_in_c(self, kernels: Kernels, lr: float, adam_lr: float) -> Tensor:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = math.sqrt(sum(map(kernels.sum_of_squares, gradients)))
+        clip = min(1.0, recipe.LARGEST_GRADIENT_NORM / (norm + 1e-6))  # as in clip_grad_norm_
+        self._parts["adamw"].step_in_c(kernels, adam_lr, clip)
+        self._parts["muon"].step_in_c(kernels, lr, clip)
+        return torch.tensor(norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the state by name: 'adamw.mean.embedding.weight' -> tensor."""

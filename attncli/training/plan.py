@@ -30,6 +30,7 @@ from attncli.training.rates import Rates, choose_rates
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
 from attncli.training.shapes import choose_model
+from attncli.training.step import steps_in_c
 from attncli.training.step_setup import StepSetup, choose_setup
 from attncli.training.tasks.registry import TrainingCorpus, task_of
 
@@ -94,7 +95,7 @@ def make_plan(
     tokens = steps.value * setup.step_tokens
     epochs = tokens / train_tokens
     rates = choose_rates(config, setup.optimizer, tokens, epochs, setup.task.tuning, fine_tuning=start is not None)
-    compiled = _compiled(config, setup, seconds)
+    compiled = _compiled(config, setup, seconds, model.value)
     return _plan(config, _Choices(setup, model, fit, timing, closing, steps, rates, compiled))
 
 
@@ -112,12 +113,16 @@ def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit)
     return _Timing(Decision(threads, reason), step_seconds, timer.busy)
 
 
-def _compiled(config: TrainConfig, setup: StepSetup, seconds: float) -> Decision[bool]:
-    """Decides whether to use torch.compile: only if it can work here, and saves more time than it takes."""
+def _compiled(config: TrainConfig, setup: StepSetup, seconds: float, model: ModelConfig) -> Decision[bool]:
+    """Decides whether to use torch.compile: only if it can work here, and saves more time than it takes.
+
+    A step in C is faster than a compiled step.
+    """
     if config.compile is not None:
         return Decision(config.compile)
     least = setup.task.tuning.compiled_from.get(setup.device.type, math.inf)
-    if not config.timed or seconds < least or not can_compile(setup.device):
+    in_c = setup.adaptation is None and steps_in_c(model, setup.dtype, setup.device)
+    if not config.timed or seconds < least or in_c or not can_compile(setup.device):
         return Decision(False)
     return Decision(True, f"saves time in a run of {duration_words(least)} or more")
 

@@ -1,5 +1,8 @@
 """Takes a training step: forward pass, backward pass, update by the optimizer.
 
+On a CPU, in float32, the operations are those of training.c (`native_step`), if its library is available and the model
+has no unknown switch; else PyTorch's. `Trainee` chooses. A step by either gives the same bits every time.
+
 If the dtype is not float32, both passes use a working copy of the weights. A step returns tensors, so nothing here
 waits for a GPU.
 """
@@ -14,9 +17,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attncli.config import OptimizerKind
+from attncli.config import ModelConfig, OptimizerKind
+from attncli.model.kernels import Kernels, available
 from attncli.model.lora import trained_parameters
 from attncli.model.transformer import Transformer
+from attncli.training.native_step import NativePasses, supports, supports_shape
 from attncli.training.optimizer import Optimizer
 from attncli.training.tasks.base import Batch
 
@@ -29,6 +34,16 @@ def step_seed(seed: int, step: int) -> int:
     The seed depends only on `seed` and `step`, so a resumed run need not replay earlier steps.
     """
     return (seed * _STREAM + step) % 2**63
+
+
+def updates_in_c(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the optimizer's update is computed in C: in float32 on a CPU, if the library is available."""
+    return dtype == torch.float32 and device.type == "cpu" and available()
+
+
+def steps_in_c(model: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the passes of a step are computed in C, if every weight of the model is trained."""
+    return updates_in_c(dtype, device) and supports_shape(model)
 
 
 class Trainee:
@@ -49,6 +64,7 @@ class Trainee:
         compiled: bool = False,
         context: int = 1,
         smoothing: float = 0.0,
+        native: bool = True,
     ) -> None:
         """Prepares a model for training.
 
@@ -60,9 +76,15 @@ class Trainee:
             compiled: whether to compile the loss.
             context: the number of tokens of a window.
             smoothing: the label smoothing of a model that translates.
+            native: whether to use the operations in C if they support the model.
         """
         self.model = model
-        self.optimizer = Optimizer(model, kind, weight_decay, dtype)
+        in_c = native and updates_in_c(dtype, next(model.parameters()).device)
+        kernels = Kernels(torch.get_num_threads()) if in_c else None
+        self.optimizer = Optimizer(model, kind, weight_decay, dtype, kernels)
+        self._native: NativePasses | None = None
+        if kernels is not None and not compiled and supports(model):
+            self._native = NativePasses(model, kernels, smoothing)
         self._weights: list[Tensor] = list(trained_parameters(model).values())
         self._working = model if dtype == torch.float32 else _copied(model, dtype)
         for stack in self._working.stacks:
@@ -93,19 +115,27 @@ class Trainee:
         """
         if self._working.dropout.p > 0:
             torch.manual_seed(step_seed(seed, step))
+        if self._native is not None:
+            self._native.begin()
         self._refresh()
         nats = torch.zeros((), device=self._weights[0].device)
         for number, (tensors, share) in enumerate(batch.micro_batches(parts)):
             if number and stop():
                 self._forget()
                 return None
-            loss = self._loss(*tensors) * share
-            torch.autograd.backward(loss)
-            nats += loss.detach()
-            self._collect()
+            nats += self._add_gradients(tensors, share)
         norm = self.optimizer.step(lr, adam_lr)
         self._forget()
         return nats, norm
+
+    def _add_gradients(self, tensors: tuple[Tensor | None, ...], share: float) -> Tensor | float:
+        """Adds the gradients of a micro-batch. Returns its loss, multiplied by its share of the batch."""
+        if self._native is not None:
+            return self._native.add_gradients(tensors, share) * share
+        loss = self._loss(*tensors) * share
+        torch.autograd.backward(loss)
+        self._collect()
+        return loss.detach()
 
     def _compiled(self) -> Callable[..., Tensor]:
         """Returns the compiled loss. If compiling the loss or its gradient fails, falls back to the uncompiled loss."""

@@ -42,7 +42,7 @@ def _a_cache_of_its_own(request, tmp_path, monkeypatch):
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "own"))
     if "at_home" not in request.fixturenames:
         (tmp_path / "native.c").write_text(SMALL)
-        monkeypatch.setattr(native_library, "SOURCE", tmp_path / "native.c")
+        monkeypatch.setitem(native_library.SOURCES, "native", tmp_path / "native.c")
     monkeypatch.setattr(native_library, "FLAGS", (*QUICK, "-shared", "-fPIC"))
 
 
@@ -259,7 +259,7 @@ def python(code, **environment):
 @pytest.fixture
 def anew():
     """Clears what this process knows about the library, before and after the test."""
-    found_out = (native_library.begin, native_library.library, native._functions)
+    found_out = (native_library._begun, native_library._found, native._functions)
     for function in found_out:
         function.cache_clear()
     yield
@@ -322,6 +322,7 @@ def test_the_library_s_name_covers_everything_it_depends_on(monkeypatch):
     monkeypatch.setattr(native_library, "FLAGS", ("-O1",))
     assert native_library._key(CC) != one
     assert native_library._key(["another"]) != native_library._key(CC)
+    assert native_library._key(CC, "training") != native_library._key(CC)
 
 
 # A library that others can change is never loaded

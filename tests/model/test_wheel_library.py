@@ -20,7 +20,7 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     for levels in LEVELS.values():
         for level in levels:
-            (tmp_path / level.file).touch()
+            (tmp_path / level.file("native")).touch()
     return tmp_path
 
 
@@ -65,13 +65,13 @@ def test_this_processor_has_the_flags_of_its_level():
 @pytest.fixture
 def in_wheel(monkeypatch, compiled, in_c, tmp_path):
     """Puts the compiled library of this machine into the place of a wheel's, and returns its path."""
-    (stored,) = list(compiled.glob("*.so"))[:1]
-    library = tmp_path / LEVELS.get(platform.machine(), LEVELS["x86_64"])[-1].file
+    (stored,) = compiled.glob(f"{native_library._key(native_library._compiler())}.*.so")
+    library = tmp_path / LEVELS.get(platform.machine(), LEVELS["x86_64"])[-1].file("native")
     library.write_bytes(stored.read_bytes())
     monkeypatch.setattr(wheel_library, "FOLDER", tmp_path)
     monkeypatch.setattr(wheel_library, "_processor_flags", frozenset)
     monkeypatch.setenv("CC", "nonexistent")
-    caches = (native_library.begin, native_library.library, native_library._in_wheel, native._functions)
+    caches = (native_library._begun, native_library._found, native_library._in_wheel, native._functions)
     for one in caches:
         one.cache_clear()
     yield library
@@ -119,13 +119,16 @@ def test_the_hook_adds_a_library_of_each_level_and_names_the_platform(monkeypatc
     built = {"force_include": {}}
     hook.initialize("standard", built)
     assert sorted(built["force_include"].values()) == sorted(
-        f"attncli/model/compiled/{level.file}" for level in LEVELS[machine]
+        f"attncli/model/compiled/{level.file(library)}"
+        for level in LEVELS[machine]
+        for library in ("native", "training")
     )
     assert (built["tag"], built["pure_python"]) == (f"py3-none-manylinux_2_31_{machine}", False)
     for path, name in built["force_include"].items():
         commanded = Path(path).read_text()
-        assert f"-march={name.removeprefix('attncli/model/compiled/native-').removesuffix('.so')} " in commanded
-        assert all(flag in commanded for flag in (*wheel_library.FLAGS, str(ROOT / "attncli/model/native.c")))
+        library, _, march = name.removeprefix("attncli/model/compiled/").removesuffix(".so").partition("-")
+        assert f"-march={march} " in commanded
+        assert all(flag in commanded for flag in (*wheel_library.FLAGS, str(ROOT / f"attncli/model/{library}.c")))
     hook.finalize("standard", built, "")
     assert not any(Path(path).exists() for path in built["force_include"])
 

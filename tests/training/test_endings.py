@@ -18,7 +18,7 @@ from attncli.cli.main import run
 from attncli.errors import Diverged, OutOfRoom
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
-from attncli.training import train
+from attncli.training import step, train
 from attncli.training.reports import SaveReport
 from tests.support.forking import ForkedCommand
 from tests.support.texts import story
@@ -33,7 +33,8 @@ def full():
 
 
 def poisoned(monkeypatch, target, poison):
-    """Applies `poison` to the loss of the fifth step after the first save."""
+    """Applies `poison` to the loss of the fifth step after the first save, in a run by PyTorch's operations."""
+    monkeypatch.setattr(step, "supports", lambda model: False)
     real, count = Transformer.loss, itertools.count()
 
     def loss(model, rows):

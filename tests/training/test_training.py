@@ -19,7 +19,6 @@ from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
 from attncli.evaluation.evaluate import evaluate
-from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.documents import Documents
 from attncli.text.tokenizer import Tokenizer
@@ -231,8 +230,8 @@ def test_a_run_ends_at_once_when_its_deadline_has_passed(corpus, plan, tmp_path)
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run_and_overwrites_nothing(corpus, plan, tmp_path, monkeypatch, poison):
-    real, calls = Transformer.loss, itertools.count(1)
-    monkeypatch.setattr(Transformer, "loss", lambda *given: real(*given) * (poison if next(calls) == 13 else 1))
+    real, calls = Trainee._add_gradients, itertools.count(1)
+    monkeypatch.setattr(Trainee, "_add_gradients", lambda *given: real(*given) * (poison if next(calls) == 13 else 1))
     kept = {}
     with pytest.raises(Diverged, match="step 13: loss") as raised:
         for report in train(corpus, plan, tmp_path / "m", facts=FACTS):

@@ -19,6 +19,7 @@ from attncli import training
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.target import claimed, refuse_taken, target_directory
 from attncli.cli import clock
+from attncli.cli.compiling import begin_compiling
 from attncli.cli.options import option_name, option_names
 from attncli.cli.process import keep_freed_memory
 from attncli.cli.shared import ModelSource
@@ -69,6 +70,7 @@ def run(
 ) -> None:
     """Trains a model and draws the run. Prints the summary, or after a signal the command that resumes the run."""
     with claimed(target, resume=arguments.resume, force=arguments.force):
+        begin_compiling(pinned.device, "training")
         job = _job(arguments, target, text, pinned)
         _note(job)
         log = _train(job, target, tensorboard, json)
