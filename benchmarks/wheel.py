@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = Path(place) / "attncli/model/compiled"
         wheel_library.FOLDER = found
         best, levels = wheel_library.best_library(), wheel_library.LEVELS[platform.machine()]
-        measured = [level for level in levels if level.march in given.levels or found / level.file == best]
-        libraries = {NATIVE: NATIVE, **{level.march: str(found / level.file) for level in measured}}
+        measured = [level for level in levels if level.march in given.levels or found / level.file("native") == best]
+        libraries = {NATIVE: NATIVE, **{level.march: str(found / level.file("native")) for level in measured}}
         models = {name: resolve_model(name) for name in given.models}
         for shape in given.shapes:
             models[shape] = Path(place) / shape

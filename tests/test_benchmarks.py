@@ -20,7 +20,7 @@ import torch
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.evaluation.alignment import format_links, parse_links
-from attncli.model import native, wheel_library
+from attncli.model import kernels, native, wheel_library
 from attncli.text.tokenizer_training import train_pair_tokenizer
 from tests.support.alignments import GOLD_LINES
 from tests.support.browser import needs_chromium
@@ -219,7 +219,7 @@ def test_wheel_compares_the_level_of_this_processor_and_the_named_ones(script, t
     levels = wheel.wheel_library.LEVELS[platform.machine()]
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as file:
         for level in levels:
-            file.writestr(f"attncli/model/compiled/{level.file}", "")
+            file.writestr(f"attncli/model/compiled/{level.file('native')}", "")
 
     def start(command, **_):
         commands.append(command)
@@ -274,6 +274,17 @@ def test_save(script, capsys, monkeypatch, way):
 def test_spin(script, capsys):
     script("spin").main(["--measure", "--seconds", "0.1", "--dtype", "float32"])
     assert float(capsys.readouterr().out) > 0
+
+
+def test_train_step(script, text, monkeypatch, capsys):
+    train_step = script("train_step")
+    monkeypatch.setattr(train_step, "LEAST_SECONDS", 0)
+    train_step.main(["--models", "1x32", "--rounds", "1", "--profile"])
+    said = capsys.readouterr().out
+    assert "times" in said
+    assert not kernels.available() or "product" in said
+    train_step.main(["--curves", text, "--steps", "20"])
+    assert "1 reports" in capsys.readouterr().out
 
 
 def test_start(script, text, monkeypatch, capsys):
