@@ -31,6 +31,7 @@ from attncli.explain.ranking import ranked
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)  # of the edges; MIB has most of them
 _BETWEEN = 24  # sizes that are tried between two sizes of the curve
+BY_TOKEN = 6  # edges that are patched at one token at a time
 _GROUPS = 16  # of edges that are removed at once, and numbers of groups that are tried
 _CHECKED = (24, 72)  # edges that are measured exactly to check an approximation: the first ones, and others at random
 Ran = Callable[[int], None]  # gets the number of patched runs since its last call
@@ -110,6 +111,7 @@ class FoundCircuit:
     seed: int
     runs: int  # patched runs
     seconds: float
+    by_token: Floats | None = None  # (edges, T): exact effects of the strongest edges, patched at one token each
 
     @property
     def size(self) -> int:
@@ -141,6 +143,7 @@ class CircuitSearch:
     steps: int = IG_STEPS
     ran: Ran | None = None
     held: Sequence[PreparedPair] = ()  # pairs that are not searched
+    token: int | None = None  # exact effects are those of patches at this token only; None: at all tokens together
 
     def __post_init__(self) -> None:
         refuse_equal_ends(self._mean("clean"), self._mean("corrupt"))
@@ -171,9 +174,31 @@ class CircuitSearch:
         """Returns the exact effects (E,), as shares; 0 for edges that are not in `only`."""
         return self._shares(
             lambda each: exact_effects(
-                self.network, *each.based(self.direction), each.ends.answer, progress=self.ran, only=only
+                self.network, *self._patched(each), each.ends.answer, progress=self.ran, only=only
             )
         )
+
+    def _patched(self, each: PreparedPair) -> tuple[Recorded, Recorded]:
+        """Returns the run that is patched and the other run, whose writes at other tokens than `token` are equal."""
+        base, other = each.based(self.direction)
+        if self.token is None:
+            return base, other
+        writes = base.writes.clone()
+        writes[:, self.token] = other.writes[:, self.token]
+        return base, replace(other, writes=writes)
+
+    def by_token(self, edges: Sequence[int]) -> Floats | None:
+        """Returns the exact effects (edges, T) of edges that are patched at one token each, as shares.
+
+        Returns None if the prompts have different lengths, so that their tokens are not counterparts.
+        """
+        lengths = {len(each.pair.clean) for each in self.pairs}
+        if len(lengths) > 1:
+            return None
+        only = np.zeros(self.network.graph.size, bool)
+        only[list(edges)] = True
+        found: Floats = np.stack([replace(self, token=at).exact(only) for at in range(lengths.pop())], 1)
+        return found[list(edges)]
 
     def approximate(self, method: Method) -> Floats:
         """Returns the effects (E,) by 'eap' or 'eap-ig', as shares."""
@@ -273,25 +298,15 @@ def find_circuit(
     randoms: int = 10,
     seed: int = 0,
     compare: bool = True,
+    by_token: bool = False,
 ) -> FoundCircuit:
     """Ranks the edges by a method, and returns the smallest circuit that has the wanted faithfulness.
 
     With `compare`, also compares exact effects with EAP-IG: of all edges if they are ranked by exact effects, otherwise
-    of the first edges and of random ones.
+    of the first edges and of random ones. With `by_token`, also patches the strongest edges at one token at a time.
     """
-    begun, graph, runs = time.perf_counter(), search.network.graph, 0
-    exact, checked, check = None, None, None
-    if method == "exact":
-        effects = exact = search.exact()
-        runs = search.runs()
-        if compare:
-            check = _check(search.approximate("eap-ig"), exact, np.ones(graph.size, bool))
-    else:
-        effects = search.approximate(method)
-        if compare:
-            checked = _sample(effects, seed)
-            exact, runs = search.exact(checked), search.runs(checked)
-            check = _check(effects, exact, checked)
+    begun, graph = time.perf_counter(), search.network.graph
+    effects, known = _effects(search, method, seed, compare=compare)
     order = ranked(effects)
     curve = search.curve(order)
     chosen = search.smallest(order, curve, wanted)
@@ -306,9 +321,9 @@ def find_circuit(
         method=method,
         steps=search.steps,
         effects=effects,
-        exact=exact,
-        checked=checked,
-        check=check,
+        exact=known.exact,
+        checked=known.edges,
+        check=known.check,
         curve=curve,
         wanted=wanted,
         kept=kept,
@@ -319,9 +334,36 @@ def find_circuit(
         held_pairs=len(search.held),
         random=search.random(int(kept.sum()), randoms, seed),
         seed=seed,
-        runs=runs,
+        runs=known.runs,
         seconds=time.perf_counter() - begun,
+        by_token=search.by_token(ranked(np.abs(effects), np.flatnonzero(kept).tolist())[:BY_TOKEN])
+        if by_token
+        else None,
     )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The exact effects that are known beside a ranking."""
+
+    exact: Floats | None = None  # (E,)
+    edges: Mask | None = None  # (E,): the edges with an exact effect; None: all
+    check: EdgeCheck | None = None
+    runs: int = 0
+
+
+def _effects(search: CircuitSearch, method: Method, seed: int, *, compare: bool) -> tuple[Floats, _Known]:
+    """Returns the effects (E,) by a method; with `compare`, also the comparison of exact effects and gradients."""
+    if method == "exact":
+        exact, every = search.exact(), np.ones(search.network.graph.size, bool)
+        check = _check(search.approximate("eap-ig"), exact, every) if compare else None
+        return exact, _Known(exact, None, check, search.runs())
+    effects = search.approximate(method)
+    if not compare:
+        return effects, _Known()
+    sample = _sample(effects, seed)
+    exact = search.exact(sample)
+    return effects, _Known(exact, sample, _check(effects, exact, sample), search.runs(sample))
 
 
 def _first(order: Sequence[int], sizes: Sequence[int], edges: int) -> Mask:

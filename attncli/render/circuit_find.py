@@ -11,9 +11,10 @@ from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.circuit_ends import ends_document, ends_lines, measure_words, signed_share
-from attncli.render.escape import fit, fold, label_text
+from attncli.render.escape import fit, fold, label_text, token_label
 from attncli.render.heading import shape_of, titled
 from attncli.render.numbers import bar, percent, plural
 from attncli.render.palette import BAR
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 HeadNames = Mapping[tuple[int, int], str]  # layer, head -> what the head is known to do
 _IN_WORDS = 12  # edges
-_PROMPTS = 3  # pairs that are listed
+_LEAST_AT_TOKEN = 0.02  # share of the effect
+_MOST_TOKENS = 4
+_LABEL = 12
 _METHODS = {
     "exact": "exact patching of every edge",
     "eap": "EAP: one gradient, an approximation",
@@ -41,6 +44,8 @@ def find_screen(finding: FoundCircuit, model: str, console: Console, names: Head
     facts = f"{finding.size} of {graph.size:,} edges ({finding.size / graph.size:.1%})"
     parts += [titled(f"The circuit keeps {signed_share(finding.faithfulness)} of the effect", facts, width)]
     parts += [*graph_lines(finding, names, width), Text(), *_in_words(finding, names, width), Text()]
+    if finding.by_token is not None:
+        parts += [*_by_token(finding, finding.by_token, width), Text()]
     parts += [*_trust(finding, width), Text(), *_curve(finding, width), Text(), *_footnote(finding, width)]
     return Group(*parts)
 
@@ -133,6 +138,19 @@ def _in_words(finding: FoundCircuit, names: HeadNames, width: int) -> list[Text]
     return lines
 
 
+def _by_token(finding: FoundCircuit, effects: Floats, width: int) -> list[Text]:
+    """Returns the tokens at which the strongest edges have their effects, each edge patched at one token at a time."""
+    lines = [titled("At which tokens", "in %: with this edge patched at this token alone", width)]
+    pieces = finding.pairs[0][0].clean
+    several = len(finding.pairs) > 1
+    for edge, row in zip(finding.order(), effects, strict=False):
+        tokens = [at for at in ranked(np.abs(row)) if abs(row[at]) >= _LEAST_AT_TOKEN][:_MOST_TOKENS]
+        named = [f"[{at}]" if several else f"{token_label(pieces[at], _LABEL)} [{at}]" for at in tokens]
+        told = " · ".join(f"{name} {signed_share(float(row[at]))}" for name, at in zip(named, tokens, strict=True))
+        lines.append(Text(fold(f"{finding.graph.name(edge)}: {told or 'no single token'}", width)))
+    return lines
+
+
 def _trust(finding: FoundCircuit, width: int) -> list[Text]:
     """Returns what the circuit keeps, what is left without it, and random circuits of the same size."""
     rows = [("this circuit", finding.faithfulness)]
@@ -205,6 +223,7 @@ def find_document(finding: FoundCircuit, model: str, names: HeadNames, left_out:
         "left_out": left_out,
         "edges": graph.size,
         "circuit": [_edge_document(finding, edge) for edge in finding.order()],
+        "by_token": None if finding.by_token is None else finding.by_token.tolist(),
         "known_heads": [{"layer": layer, "head": head, "kind": kind} for (layer, head), kind in names.items()],
         "faithfulness": finding.faithfulness,
         "held_out": finding.held_out,

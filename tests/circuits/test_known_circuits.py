@@ -75,6 +75,18 @@ def test_one_edge_that_carries_everything_has_the_whole_effect_in_both_direction
     assert search.exact()[last] == pytest.approx(1, abs=0.02)
 
 
+def test_an_edge_has_its_effect_at_the_token_where_the_circuit_uses_it():
+    """The prompts exchange the words before E, at 2, and before G, at 5: there the key of the induction head is read."""
+    search, _ = search_of("exchanged")
+    found = find_circuit(search, "exact", by_token=True)
+    graph = search.network.graph
+    by_name = {graph.name(edge): row for edge, row in zip(found.order(), found.by_token, strict=True)}
+    used = {name: set(np.flatnonzero(np.abs(row) > 0.05).tolist()) for name, row in by_name.items()}
+    assert used == {"0.0 → 1.0 key": {2, 5}, "embedding → 0.0 value": {1, 4}, "1.0 → output": {7}}
+    (whole,) = search.by_token([found.order()[0]])
+    np.testing.assert_allclose(whole, found.by_token[0], rtol=0, atol=1e-12)
+
+
 def test_random_circuits_are_connected_and_reproducible():
     graph = search_of("induction")[0].network.graph
     one, two = (random_circuit(graph, 9, np.random.default_rng(3)) for _ in range(2))
@@ -107,7 +119,7 @@ def test_rank_statistics_equal_values_computed_by_hand():
 def test_the_screen_of_a_circuit_fits_every_width(width):
     search, _ = search_of("exchanged", held=search_of("exchanged")[0].pairs)
     for method in ("eap", "exact"):
-        found = find_circuit(search, method)
+        found = find_circuit(search, method, by_token=True)
         drawn = shown(find_screen(found, "model", screen(width), {(1, 0): "induction head .99"}, pairs="1 pair"), width)
         assert widest(drawn) <= width
         assert "induction head .99" in drawn

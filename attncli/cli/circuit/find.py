@@ -26,6 +26,7 @@ class Searching:
         "noising", "Corrupt edges of the clean run, or restore edges of the corrupt run.", choices=DIRECTIONS, rare=True
     )
     keep: float = option(FAITHFULNESS, "The share of the effect that the circuit must keep.", limit=SHARE)
+    by_token: bool = option(False, "Also show at which tokens the strongest edges have their effect.")
     prune: bool = option(True, "Remove edges that the circuit does not need.", rare=True)
     check: bool = option(True, "Compare gradients with exact effects.", rare=True)
     random: int = option(10, "Random circuits to compare with.", limit=at_least(0), rare=True)

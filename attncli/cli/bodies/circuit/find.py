@@ -59,6 +59,7 @@ def run(
         randoms=searching.random,
         seed=searching.seed,
         compare=searching.check,
+        by_token=searching.by_token,
     )
     print_note(
         f"{plural(finding.runs, 'patched run')} and the tests of the circuit: {precise_duration(finding.seconds)}"
