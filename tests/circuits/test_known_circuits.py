@@ -76,7 +76,7 @@ def test_one_edge_that_carries_everything_has_the_whole_effect_in_both_direction
 
 
 def test_an_edge_has_its_effect_at_the_token_where_the_circuit_uses_it():
-    """The prompts exchange the words before E, at 2, and before G, at 5: there the key of the induction head is read."""
+    """The prompts exchange the words before E, at 2, and before G, at 5: the key of the head is read there."""
     search, _ = search_of("exchanged")
     found = find_circuit(search, "exact", by_token=True)
     graph = search.network.graph
