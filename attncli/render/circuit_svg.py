@@ -18,9 +18,10 @@ from attncli.render.themes import DEFAULT_THEME, THEMES
 if TYPE_CHECKING:
     from attncli.circuits.search import FoundCircuit
 
-_BOX = (104, 34)  # pixels
+_BOX = (142, 34)  # pixels
 _GAP = (28, 62)
 _MARGIN = 24
+_LEGEND = 24  # pixels above the output
 _PORTS = {"query": 0.2, "key": 0.5, "value": 0.8, "mlp": 0.5, "output": 0.5}  # places on the lower side of a box
 _COLORS = {"query": 4, "key": 5, "value": 2, "mlp": 6, "output": 6}  # of the 16 colors of the theme
 _LEAST, _MOST = 0.8, 7.0  # pixels of a line
@@ -42,6 +43,8 @@ def circuit_svg(
         f"<title>{_safe(title)}</title>",
         f'<rect width="100%" height="100%" fill="#{colors.page}"/>',
     ]
+    shown = "".join(f'<tspan fill="{ansi[_COLORS[port]]}" dx="8">{port}</tspan>' for port in ("query", "key", "value"))
+    parts.append(f'<text x="{_MARGIN}" y="{_MARGIN}" text-anchor="start">what a head reads:{shown}</text>')
     for edge in reversed(finding.order()):
         writer, reader = (int(ends[edge]) for ends in graph.ends)
         read = graph.readers[reader]
@@ -69,11 +72,13 @@ def _places(finding: FoundCircuit) -> dict[str, tuple[int, int]]:
     rows = [row for row in rows if row]
     across, down = _BOX[0] + _GAP[0], _BOX[1] + _GAP[1]
     most = max(len(row) for row in rows)
-    return {
-        name: (_MARGIN + round((most - len(row)) * across / 2) + at * across, _MARGIN + level * down)
-        for level, row in enumerate(rows)
-        for at, name in enumerate(row)
-    }
+    places = {}
+    for level, row in enumerate(rows):
+        beside = row[0].startswith("mlp")  # in a column of their own, where they hide no line between heads
+        left = most * across if beside else round((most - len(row)) * across / 2)
+        for at, name in enumerate(row):
+            places[name] = (_MARGIN + left + at * across, _MARGIN + _LEGEND + level * down)
+    return places
 
 
 def _line(start: tuple[int, int], end: tuple[int, int], port: str, share: float, color: str, told: str) -> str:
