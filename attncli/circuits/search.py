@@ -128,6 +128,16 @@ class FoundCircuit:
         """The mean measure of the corrupt runs, in nats."""
         return float(np.mean([ends.corrupt for _, ends in self.pairs]))
 
+    def components(self, edge: int) -> list[str]:
+        """Returns the names of the components through which an edge of the circuit acts.
+
+        They are the head of a query, the heads of a group that write to the circuit, an MLP, or the output.
+        """
+        reader = self.graph.readers[self.graph.ends[1][edge]]
+        used = {*self.graph.ends[0][self.kept].tolist()}
+        names = [self.graph.writers[writer].name for writer in self.graph.writer_of(reader) if writer in used]
+        return names if reader.heads else [reader.name]
+
     def order(self) -> list[int]:
         """Returns the edges of the circuit, those with the largest effects first."""
         return ranked(np.abs(self.effects), np.flatnonzero(self.kept).tolist())

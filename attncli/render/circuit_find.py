@@ -20,7 +20,6 @@ from attncli.render.numbers import bar, percent, plural
 from attncli.render.palette import BAR
 
 if TYPE_CHECKING:
-    from attncli.circuits.graph import Reader
     from attncli.circuits.search import FoundCircuit
 
 HeadNames = Mapping[tuple[int, int], str]  # layer, head -> what the head is known to do
@@ -71,7 +70,7 @@ def graph_lines(finding: FoundCircuit, names: HeadNames, width: int) -> list[Tex
     for edge in ranked(np.abs(finding.effects), np.flatnonzero(finding.kept).tolist()):
         writer, reader = (ends[edge] for ends in graph.ends)
         read = graph.readers[reader]
-        for component in _components(read):
+        for component in finding.components(edge):
             port = "" if read.port in ("mlp", "output") else read.port
             inputs.setdefault(component, []).append((port, graph.writers[writer].name, float(finding.effects[edge])))
     order = [writer.name for writer in graph.writers if writer.name in inputs] + ["output"]
@@ -97,12 +96,6 @@ def _sources(port: str, sources: list[str], width: int) -> list[Text]:
     told = fold(" · ".join(sources), max(width - cell_len(head), 8)).split("\n")
     first = Text(head, "dim").append(told[0], "not dim")
     return [first, *(Text(" " * cell_len(head) + line) for line in told[1:])]
-
-
-def _components(reader: Reader) -> list[str]:
-    if reader.port in ("mlp", "output"):
-        return [reader.name]
-    return [f"{reader.layer}.{head}" for head in reader.heads]
 
 
 def _layer_of(component: str) -> str:

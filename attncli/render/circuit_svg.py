@@ -48,7 +48,7 @@ def circuit_svg(
     for edge in reversed(finding.order()):
         writer, reader = (int(ends[edge]) for ends in graph.ends)
         read = graph.readers[reader]
-        for component in [f"{read.layer}.{head}" for head in read.heads] or [read.name]:
+        for component in finding.components(edge):
             share = float(finding.effects[edge])
             start, end = places[graph.writers[writer].name], places[component]
             told = f"{graph.words(edge)}: {signed_share(share)}"

@@ -1,5 +1,6 @@
 """Circuits of models whose weights are set by hand: exact effects rank every true edge above every false one."""
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from attncli.circuits.defaults import DIRECTIONS
+from attncli.circuits.graph import ComponentGraph
 from attncli.circuits.network import Network
 from attncli.circuits.pairs import paired
 from attncli.circuits.patching import Ends
@@ -14,7 +16,7 @@ from attncli.circuits.rank import agreement, auroc
 from attncli.circuits.search import CircuitSearch, PreparedPair, find_circuit, random_circuit
 from attncli.errors import BadInput
 from attncli.explain.next_token import NextToken
-from attncli.render.circuit_find import find_arrays, find_document, find_screen
+from attncli.render.circuit_find import find_arrays, find_document, find_screen, graph_lines
 from attncli.render.circuit_svg import circuit_svg
 from attncli.text.tokenizer import Piece
 from tests.support.built_circuits import BUILT
@@ -85,6 +87,22 @@ def test_an_edge_has_its_effect_at_the_token_where_the_circuit_uses_it():
     assert used == {"0.0 → 1.0 key": {2, 5}, "embedding → 0.0 value": {1, 4}, "1.0 → output": {7}}
     (whole,) = search.by_token([found.order()[0]])
     np.testing.assert_allclose(whole, found.by_token[0], rtol=0, atol=1e-12)
+
+
+def test_an_edge_into_a_shared_key_acts_through_the_heads_of_the_group_that_are_used():
+    search, _ = search_of("copying")
+    graph = ComponentGraph(layers=2, heads=4, kv_heads=2)
+    by_name = {graph.name(edge): edge for edge in range(graph.size)}
+    kept = np.zeros(graph.size, bool)
+    names = ["embedding → 0.3 query", "0.3 → 1.0-1.1 key", "1.1 → output", "embedding → output"]
+    kept[[by_name[name] for name in names]] = True
+    found = replace(find_circuit(search, "eap"), graph=graph, kept=kept, effects=kept * 1.0)
+    assert found.components(by_name["0.3 → 1.0-1.1 key"]) == ["1.1"]
+    assert found.components(by_name["1.1 → output"]) == ["output"]
+    drawn = circuit_svg(found, "", {})
+    assert drawn.count("<path") == 4
+    assert ">1.0<" not in drawn
+    assert "1.0" not in "\n".join(line.plain for line in graph_lines(found, {}, 80))
 
 
 def test_random_circuits_are_connected_and_reproducible():
