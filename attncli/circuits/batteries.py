@@ -132,8 +132,8 @@ def _induction_pairs(
 ) -> Iterator[tuple[PromptPair, int, int]]:
     """Yields prompts of random words whose beginning is repeated, with the ids of both answers.
 
-    The clean prompt is 'a b c D E f X G a b c D', which continues with E. In the corrupt prompt, D and X are exchanged
-    in the first part: 'a b c X E f D G a b c D' continues with G. So the prompts differ in which word is before which,
+    The clean prompt is 'a b c d D E X G a b c d D', which continues with E. In the corrupt prompt, D and X are exchanged
+    in the first part: 'a b c d X E D G a b c d D' continues with G. So the prompts differ in which word is before which,
     and in nothing else.
     """
     tokenizer, length = loaded.tokenizer, min(_REPEATED, fitted(network.config, loaded.tokenizer.vocab_size))
