@@ -132,17 +132,16 @@ def _induction_pairs(
 ) -> Iterator[tuple[PromptPair, int, int]]:
     """Yields prompts of random words whose beginning is repeated, with the ids of both answers.
 
-    The clean prompt is 'a b c d D E X G a b c d D', which continues with E. In the corrupt prompt, D and X are exchanged
-    in the first part: 'a b c d X E D G a b c d D' continues with G. So the prompts differ in which word is before which,
-    and in nothing else.
+    The clean prompt is 'a b c d D E X G a b c d D', which continues with E. In the corrupt prompt, D and X are
+    exchanged in the first part: 'a b c d X E D G a b c d D' continues with G. So the prompts differ in which word is
+    before which, and in nothing else.
     """
-    tokenizer, length = loaded.tokenizer, min(_REPEATED, fitted(network.config, loaded.tokenizer.vocab_size))
-    words = _words(tokenizer)
-    if length < _AGAIN or len(words) < length:
+    tokenizer, words = loaded.tokenizer, _words(loaded.tokenizer)
+    if fitted(network.config, tokenizer.vocab_size) < _REPEATED or len(words) < _REPEATED:
         raise BadInput(f"{loaded.name} has too short a context or too few words.", "Use another task.")
-    last, other = _AGAIN - 1, length - 2
+    last, other = _AGAIN - 1, _REPEATED - 2
     while True:
-        drawn = [words[at] for at in torch.randperm(len(words), generator=generator)[:length].tolist()]
+        drawn = [words[at] for at in torch.randperm(len(words), generator=generator)[:_REPEATED].tolist()]
         swapped = list(drawn)
         swapped[last], swapped[other] = drawn[other], drawn[last]
         clean, corrupt = (_pieces(loaded, [*first, *drawn[:_AGAIN]]) for first in (drawn, swapped))
