@@ -77,7 +77,7 @@ def _by_position(finding: ActivationPatching, shares: Any, layers: list[str], co
         names.append(f"{at} {clean}" + (f"/{corrupt}" if at in pair.changed else ""))
     lines = share_table(names, layers, shares.T[shown], console, "row: clean/corrupt token, column: layer")
     if (left := len(pair.units) - len(shown)) > 0:
-        told = f"{plural(left, 'token')} above the first change or below the largest effects not shown"
+        told = f"{plural(left, 'token')} before the first change or with smaller effects: not shown"
         lines.append(Text(fold(told, console.width), "dim"))
     return lines
 
