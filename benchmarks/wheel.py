@@ -37,7 +37,7 @@ def work(library: str, folder: Path, kind: str, threads: int) -> None:
     levels = wheel_library.LEVELS[platform.machine()]
     with tempfile.TemporaryDirectory() as place:
         wheel_library.FOLDER = Path(place)
-        if library != NATIVE:  # under the name of the level that needs nothing, the library is the only choice
+        if library != NATIVE:  # the lowest level fits every processor, so this library is loaded
             (wheel_library.FOLDER / levels[-1].file).write_bytes(Path(library).read_bytes())
         measures, ids = generate.attncli(folder, kind, threads, "cpu")
     for measure in measures.values():

@@ -31,7 +31,7 @@ from attncli.model.lora import DOWN, UP
 
 _PREFIX = "base_model.model."  # before every name in a file of PEFT
 _WEIGHT = re.compile(r"(.+)\.lora_([AB])\.weight")
-_TABLES = ("embedding", "position", "segment", "distance")  # matrices that are no linear layers
+_TABLES = ("embedding", "position", "segment", "distance")  # matrices that are not linear layers
 _OTHER_MODEL = "The adapter is of another model."
 
 
@@ -50,7 +50,7 @@ class Adapter:
 
     def change(self, held: StoredTensor, tensor: Tensor) -> Tensor:
         """Returns a tensor of the model's files with its adapter, in float32 or wider; unchanged without an adapter."""
-        module = self.modules.get(held.ours)  # not by the name in the file: a GGUF file has other names
+        module = self.modules.get(held.ours)  # by our name, because a GGUF file has other names
         if module is None or module not in self.weights:
             return tensor
         down, up = self.weights[module]
@@ -148,7 +148,7 @@ def trained_tensors(config: ModelConfig, lora: LoraConfig, adapter: Adapter) -> 
     shapes, ours = our_shapes(config), {}
     modules = adapted(config, family_of(config).tensor_names, lora.targets)
     if modules.keys() != adapter.weights.keys():
-        raise BadCheckpoint(f"{adapter.path} holds adapters of other modules than its run.", _OTHER_MODEL)
+        raise BadCheckpoint(f"{adapter.path} holds adapters of modules that its run does not adapt.", _OTHER_MODEL)
     for module, layers in modules.items():
         down, up = adapter.weights[module]
         ours[f"{layers[0]}.{DOWN}"] = down
@@ -207,7 +207,7 @@ def _check_names(
         place = _place(entry.name, names)
         why = ""
         if place is None:
-            why = "which is no part of a LoRA adapter"
+            why = "which is not a part of a LoRA adapter"
         elif place[0] not in modules:
             why = "and the model has no such linear layer"
         elif not settings.is_target(place[0]):
@@ -228,7 +228,7 @@ def _check_names(
 
 
 def _place(name: str, names: TensorNames) -> tuple[str, str] | None:
-    """Returns the module and the part of a tensor in a file of PEFT; None for a tensor that is no part of LoRA."""
+    """Returns the module and the part of a tensor in a file of PEFT; None if it is not a part of LoRA."""
     found = _WEIGHT.fullmatch(name.removeprefix(_PREFIX))
     return None if found is None else (names.full(found[1]), found[2])
 
@@ -240,7 +240,7 @@ def _check_shape(
     rank, (rows, columns) = settings.rank_of(place[0]), shape
     expected = (rank, columns) if place[1] == "A" else (rows, rank)
     if entry.shape != expected:
-        is_not = f"has shape {list(entry.shape)}, and the model and the rank say {list(expected)}"
+        is_not = f"has shape {list(entry.shape)}, and must have {list(expected)}, by the model and the rank"
         raise BadCheckpoint(f"{path}: {ascii(entry.name)[:100]} {is_not}.", _OTHER_MODEL)
     if not entry.dtype.is_floating_point:
         raise BadCheckpoint(

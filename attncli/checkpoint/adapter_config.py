@@ -21,8 +21,8 @@ _READ = frozenset(
     {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern"}
     | {"base_model_name_or_path", "bias", "init_lora_weights"}
 )
-# Settings that change no logits of a finished adapter: records, settings of training, and limits to some modules, since
-# a module that was left out has no weights.
+# Settings that do not change the logits of a finished adapter. They are records or settings of training, or they
+# exclude modules, and an excluded module has no weights in the file.
 _HARMLESS = frozenset(
     {"auto_mapping", "revision", "task_type", "inference_mode", "peft_version", "lora_dropout", "fan_in_fan_out"}
     | {"exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size"}

@@ -42,7 +42,7 @@ def _reason(data: bytes, problem: Exception) -> str:
     if isinstance(problem, UnicodeDecodeError):
         return f"is not valid JSON: byte {problem.start:,} is not {problem.encoding.upper()}"
     if isinstance(problem, RecursionError):
-        return "is not valid JSON: it is nested too deep"
+        return "is not valid JSON: it is nested too deeply"
     return f"is not valid JSON: {problem}" if isinstance(problem, _Refused) else "has a number of too many digits"
 
 

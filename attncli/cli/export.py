@@ -35,7 +35,7 @@ def export(
             "There is nothing to write.", "Add a file: attncli export MODEL --gguf FILE.gguf, or a directory: --out DIR"
         )
     if gguf is not None and out is not None:
-        raise UsageProblem("--gguf and --out each say what to write.", "Give one of them.")
+        raise UsageProblem("--gguf and --out cannot be combined.", "Give one of them.")
     from attncli.cli.bodies.export import run, run_directory
 
     if out is not None:

@@ -27,7 +27,7 @@ def serve(
     host: str = option("127.0.0.1", "The address to listen on. Other machines need --token.", metavar="ADDRESS"),
     token: str | None = option(
         None,
-        "Answer only requests with this token, which clients of OpenAI call an API key.",
+        "Answer only requests with this token, which OpenAI's clients call the API key.",
         "--api-key",
         "--token",
         metavar="TEXT",

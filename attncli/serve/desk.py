@@ -26,21 +26,21 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True)
 class Order:
-    """The place of a request among those of one client."""
+    """The place of a request among the requests of one client."""
 
     client: str
     number: int
 
     @classmethod
     def of(cls, client: str | None, number: int | None) -> Order | None:
-        """Returns the order that a request gives; None if it has no client. Raises Refusal for half of one."""
+        """Returns the order that a request gives; None without both. Raises Refusal for one without the other."""
         if client is None and number is None:
             return None
         if client is None or number is None or not 0 < len(client) <= _LONGEST_NAME:
             raise Refusal(
                 400,
                 f"client is a name of 1 to {_LONGEST_NAME} characters, and number rises from request to request.",
-                "Give both, or none of them.",
+                "Give both, or neither.",
             )
         return cls(client, number)
 
@@ -115,7 +115,11 @@ async def _left(request: Request) -> None:
 
 
 def _superseded(number: int, newer: int) -> Refusal:
-    return Refusal(409, f"Request {number} is superseded by request {newer} of the same client.", "Nothing is to do.")
+    return Refusal(
+        409,
+        f"Request {number} is superseded by request {newer} of the same client.",
+        "Wait for the answer to the newer request.",
+    )
 
 
 def _unwanted() -> Refusal:

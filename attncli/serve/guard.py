@@ -39,7 +39,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"  # the policy of an answer that is no page
+_NOTHING = "default-src 'none'; frame-ancestors 'none'"  # the policy of an answer that is not a page
 # A link from another site, such as a mail in a browser, sends no strict cookie, nor does a redirect of it. A page that
 # goes on by itself does.
 _ENTERED = (
@@ -133,7 +133,7 @@ class Guard:
         if scope["path"] != _PUBLIC and not self._access.admits(headers, cookie):
             raise Refusal(
                 401,
-                "This server asks for its token.",
+                "The token is missing or wrong.",
                 "Send the header Authorization: Bearer TOKEN, or open /?token=TOKEN in a browser.",
                 WWW_Authenticate="Bearer",
             )
@@ -153,4 +153,8 @@ class Guard:
         sites = headers.getlist("sec-fetch-site")
         other = any(origin(one) != host for one in origins) or len(origins) > 1
         if other or (not navigates and any(site not in _OWN_SITE for site in sites)):
-            raise Refusal(403, "A page of another site asks.", "Ask from the page of this server, or without Origin.")
+            raise Refusal(
+                403,
+                "The request comes from a page of another site.",
+                "Send it from the page of this server, or without Origin.",
+            )

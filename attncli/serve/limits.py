@@ -21,7 +21,7 @@ _CLIENTS = 4096  # the most addresses whose rate is remembered
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server does for its clients at most."""
+    """The limits of one server."""
 
     body: int = 1 << 20  # bytes of a request
     entries: int = 10_000  # ids, edges or heads of a request
@@ -71,7 +71,7 @@ class Rate:
 async def read_body(request: Request, limits: Limits) -> bytes:
     """Returns the body of a request.
 
-    Raises Refusal for a body that is too long (413) or too slow (408), or whose Content-Length is no number (400).
+    Raises Refusal for a body that is too long (413) or too slow (408), or whose Content-Length is not a number (400).
     """
     length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdecimal()):

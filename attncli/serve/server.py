@@ -1,8 +1,8 @@
 """Runs the application with uvicorn: the socket, the connections, the signals and the browser.
 
-The socket is opened before a model is loaded, so that a port in use is reported at once. SIGTERM lets texts that run or
-wait end within a limit; a second signal ends this. Then, and after another signal at once, the server ends within a
-second: what runs is cancelled and answered with status 503, and the handler of `stopping` ends the process.
+The socket is opened before a model is loaded, so that a port in use is reported at once. After SIGTERM, running
+and waiting texts may finish within a time limit. Any other signal, or a second one, skips this. Then the server ends
+within a second: it cancels all requests with status 503, and the handler of `stopping` ends the process.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, in the form of all errors."""
+        """Answers bytes that are not HTTP, in the form of all errors."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # the answer to an earlier request is on its way
         else:
@@ -191,7 +191,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that cancels what runs when it ends."""
+    """A server that cancels running requests when it ends."""
 
     def __init__(self, application: Guard, service: Service) -> None:
         bounded = type("Bounded", (Connection,), {"limits": service.limits, "waiting": {}})

@@ -4,7 +4,7 @@ A request has one or more samples. They wait in order until their model's batch 
 computes one step at a time, and hands the events of a step to the event loop together. A request ends when all its
 samples have ended, when its client has left, or with the exception that a step raised.
 
-With an exact backend, a sample has the text that it has alone, whatever runs beside it.
+With an exact backend, the other samples do not change the text of a sample.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attncli.serve.models import ServedModel
 from attncli.serve.refusal import Refusal, too_slow
 
 SampleEvent = Text | Finished | Token
-Part = list[SampleEvent] | Exception | None  # the events of a step, what ended the request, or its end
+Part = list[SampleEvent] | Exception | None  # the events of a step, the error of the request, or None: its end
 _PAUSE = 0.002  # seconds between two parts of a stream, for each running text: sending a part takes about 0.2 ms
 _KEPT_BYTES = 64 << 20  # a cache of at most this size is kept when its texts have ended: making one takes milliseconds
 _PROMPT_TOKENS = 256  # of new prompts that a step reads at most, so that running texts go on meanwhile
@@ -34,7 +34,7 @@ _PROMPT_TOKENS = 256  # of new prompts that a step reads at most, so that runnin
 
 @dataclass(eq=False)
 class TextRequest:
-    """A request for one or more samples, and the events that its client has not got yet. Made in the event loop."""
+    """A request for one or more samples, and the events that its client has not received. Made in the event loop."""
 
     seconds: float | None = None  # the longest time until its last event
     unfinished: int = 0  # samples; known to the model thread
@@ -91,7 +91,7 @@ class _ModelTexts:
         self.waiting: deque[_Queued] = deque()
         self.running: dict[int, _Queued] = {}  # by the number of the sample in the batch
         self._numbers = 0
-        self._due = 0.0  # the time from which a step yields what is new of every streamed sample
+        self._due = 0.0  # when the next step yields the new text of all streamed samples
 
     def step(self) -> dict[TextRequest, list[SampleEvent]]:
         """Computes one step; returns the events of each request, whose samples have the numbers of the request."""
@@ -217,7 +217,7 @@ def _with_end(request: TextRequest, events: list[SampleEvent]) -> list[Part]:
 
 
 def _deliver(found: Mapping[TextRequest, Sequence[Part]]) -> None:
-    """Hands what a step found to the event loop, in one call for each loop."""
+    """Hands the events of a step to the event loop, in one call for each loop."""
     for loop in {request.loop for request in found}:
         with suppress(RuntimeError):  # the event loop has ended
             loop.call_soon_threadsafe(_put, [one for one in found.items() if one[0].loop is loop])

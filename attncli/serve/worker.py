@@ -1,7 +1,7 @@
 """The model thread: runs jobs one after another, so that one model never computes two things at once.
 
-Between two jobs, it computes one step of the texts that are being generated. Steps go on while there are texts. Brief
-jobs, which add texts, wait for one step together, so that many requests join a batch at once.
+Between two jobs, the thread computes one step of the texts that are being generated. Brief jobs, which add texts, do
+not alternate with steps: all that arrive during a step run after it, so that many requests join a batch together.
 
 A job is cancelled by the event loop at any time. If it waits, it never runs. If it runs, `check` raises Cancelled in
 the model thread. Every block of a loaded network calls `check` before it computes, because `watch` hooks it; so a
@@ -89,7 +89,7 @@ class ModelThread:
         return not self._refuses and self._thread.is_alive()
 
     def refuse(self) -> None:
-        """Refuses later jobs, before the thread ends. The jobs and the steps that there are go on."""
+        """Refuses new jobs, before the thread ends. Earlier jobs and running texts continue."""
         self._refuses = True
 
     def submit(self, job: Job[Any]) -> None:
@@ -136,7 +136,7 @@ class ModelThread:
                 with self._changed:  # `submit` and `end` look at the running job
                     self._running = None
                 if job.brief and self._brief_follows():
-                    more = True  # what this job added has not had a step
+                    more = True  # the texts of this job have not had a step
                     continue
             more = self._steps is not None and not self._ended and self._steps.step()
         if self._steps is not None:

@@ -100,7 +100,7 @@ UNSUPPORTED = [
     ({"target_modules": ["q_proj", "lm_head"]}, "shares its weights with the embedding"),
     ({"target_modules": ["k_proj", "v_proj", "o_proj"]}, "target_modules does not name its module"),
     ({"target_modules": [1]}, "must be a list of names"),
-    ({"r": 5}, "the model and the rank say [5, 32]"),
+    ({"r": 5}, "must have [5, 32], by the model and the rank"),
     ({"r": 0}, "r is 0"),
     ({"r": True}, "r is True"),
     ({"lora_alpha": "16"}, "lora_alpha is '16'"),
@@ -152,8 +152,8 @@ def huge(tensors):
 
 TENSORS = {
     without_one: "one of the two matrices",
-    with_embedding: "no part of a LoRA adapter",
-    with_magnitude: "no part of a LoRA adapter",
+    with_embedding: "not a part of a LoRA adapter",
+    with_magnitude: "not a part of a LoRA adapter",
     of_a_deeper_model: "no such linear layer",
     transposed: "has shape [32, 4]",
     not_finite: "not a finite number",

@@ -186,7 +186,7 @@ def test_a_quantized_file_of_the_gguf_package_is_read(tmp_path, written):
 
 REFUSED = {
     "qwen3 with a bias": ({"qkv_bias": True, "output_bias": True}, "bias on the output"),
-    "qwen2 with other heads": (PLAIN | {"qkv_bias": True, "head_width": 16}, "another width"),
+    "qwen2 with other heads": (PLAIN | {"qkv_bias": True, "head_width": 16}, "do not have the width of the model"),
     "gemma untied": (FAMILIES["gemma"] | {"tied": False}, "not the token embedding"),
     "qwen3 with llama3": ({"rope_scaling": LLAMA3}, "rotary scaling is llama3"),
     "yarn with beta": (PLAIN | {"rope_scaling": FAST}, "beta_fast of yarn is 8.0"),

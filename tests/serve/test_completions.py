@@ -345,7 +345,7 @@ def test_a_text_takes_a_limited_time(in_model_folder):
 
 
 def test_many_requests_at_once_have_the_texts_that_they_have_alone(in_model_folder):
-    """More of them than may wait as jobs of the page, and more texts than run at the same time."""
+    """There are more requests than jobs that may wait, and more texts than may run at the same time."""
     with running(in_model_folder, texts=3, waiting=0) as port:
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=LONG)
 

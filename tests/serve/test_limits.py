@@ -71,7 +71,7 @@ def test_the_error_names_the_field(here):
         (b'{"text": "\xff"}', "is not valid JSON: byte 10 is not UTF-8."),
         (b'{"text": NaN}', "is not valid JSON: NaN is not a finite number."),
         (b'{"text": -1e999}', "is not valid JSON: -1e999 is not a finite number."),
-        (b"[" * 100_000, "is not valid JSON: it is nested too deep."),
+        (b"[" * 100_000, "is not valid JSON: it is nested too deeply."),
         (b'{"text": ' + b"9" * 5000 + b"}", "has a number of too many digits."),
         (b'{"text": "a", "text": "b"}', "is not valid JSON: an object has the name 'text' twice."),
         (b'{"text": {"a": {"b": 1, "b": 1}}}', "is not valid JSON: an object has the name 'b' twice."),

@@ -80,7 +80,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
     """Returns the architecture that computes a shape. Raises UsageProblem, which names what llama.cpp lacks."""
     if config.kind != "decoder":
         which = "an encoder alone" if config.kind == "encoder" else "an encoder-decoder"
-        raise _inexpressible(f"the model is {which}", "decoders alone are exported")
+        raise _inexpressible(f"the model is {which}", "only decoders are exported")
     family = family_of(config).model_type
     found = ARCHITECTURES.get(_ALIASES.get(family, family))
     if found is None:
@@ -88,14 +88,16 @@ def architecture_of(config: ModelConfig) -> Architecture:
             f"the model is of the family {family}", f"exported: {', '.join(ARCHITECTURES)} and mistral"
         )
     if config.output_bias and not found.output_bias:
-        raise _inexpressible(f"{family} has a bias on the output of attention", f"llama.cpp has none in {found.name}")
+        raise _inexpressible(
+            f"{family} has a bias on the output of attention", f"llama.cpp supports no such bias in {found.name}"
+        )
     if found.square and config.heads * config.head_width != config.width:
         raise _inexpressible(
-            f"{config.heads} heads of {config.head_width} have another width than the model ({config.width})",
+            f"{config.heads} heads of width {config.head_width} do not have the width of the model ({config.width})",
             f"llama.cpp requires equal widths in {found.name}",
         )
     if not config.tied and not found.untied:
-        raise _inexpressible("the output head is not the token embedding", f"llama.cpp ties both in {found.name}")
+        raise _inexpressible("the output head is not the token embedding", f"llama.cpp ties them in {found.name}")
     _refuse_scaling(config, found)
     return found
 
@@ -105,7 +107,9 @@ def _refuse_scaling(config: ModelConfig, architecture: Architecture) -> None:
     if scaling is None:
         return
     if scaling.kind == "llama3" and not architecture.rope_factors:
-        raise _inexpressible("the rotary scaling is llama3", f"llama.cpp has it in llama, not in {architecture.name}")
+        raise _inexpressible(
+            "the rotary scaling is llama3", f"llama.cpp supports this scaling in llama, not in {architecture.name}"
+        )
     if scaling.kind == "yarn":
         for name in ("beta_slow", "beta_fast", "truncate"):
             if (value := getattr(scaling, name)) != (usual := getattr(_YARN, name)):
@@ -121,7 +125,7 @@ def _inexpressible(what: str, why: str) -> UsageProblem:
 def exported_context(config: ModelConfig) -> int:
     """Returns the context of the file: the window, if any layer has one, since llama.cpp has none in these models.
 
-    Within its window, a layer attends to the same tokens with and without the window.
+    For texts no longer than the window, the layers attend to the same tokens with and without a window.
     """
     windowed = config.window is not None and config.window_from < config.layers
     return min(config.context, config.window) if windowed and config.window else config.context

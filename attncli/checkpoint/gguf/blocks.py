@@ -2,10 +2,12 @@
 
 A block holds small integers q and the scale d, of 16 bits, that multiplies them: x = d q, or, with a minimum m,
 x = d q + m. In the types whose names end in K, a block of 256 numbers has groups of 16 or 32, whose scales are small
-integers too. In IQ4_NL, IQ4_XS and MXFP4, q is an index of a table. The order of the operations is that of ggml, so
-that every number has the same bits. https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c defines the blocks.
+integers too. In IQ4_NL, IQ4_XS and MXFP4, q is an index of a table. The operations have the same order as in
+ggml, so that the results are bit-identical. https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c defines the
+blocks.
 
-The types IQ1, IQ2 and IQ3 have tables of thousands of numbers, which the package gguf contains; it is asked for them.
+The types IQ1, IQ2 and IQ3 have tables of thousands of numbers. The package gguf contains the tables and decodes these
+types.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes a loaded model as a GGUF file.
 
-First, everything that llama.cpp cannot compute is refused by its name: shapes, tokenizers, widths. Then the file is
+First, a model that llama.cpp cannot compute is refused: for its shape, its tokenizer or its width. Then the file is
 written, one tensor at a time. `gguf.verify` checks a written file. The tensors of norms, biases and positions are
 float32 in every file, as llama.cpp requires.
 """
@@ -51,7 +51,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """The contents of a GGUF file before it is written. `notes` say where llama.cpp computes something else."""
+    """The contents of a GGUF file before it is written. `notes` name the differences in llama.cpp."""
 
     config: ModelConfig
     architecture: Architecture
@@ -59,7 +59,7 @@ class ExportPlan:
     metadata: dict[str, Any]
     tensors: dict[str, PlannedTensor]
     notes: tuple[str, ...]
-    untested: str  # characters that llama.cpp tokenizes otherwise, as `notes` say
+    untested: str  # characters that llama.cpp tokenizes differently; `notes` name the reason
 
     @property
     def bytes(self) -> int:

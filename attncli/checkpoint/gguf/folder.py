@@ -55,7 +55,7 @@ class GgufFolder(ModelFolder):
         return self.path
 
     def holds(self, name: str) -> bool:
-        """Whether the metadata contains what is in a file of this name."""
+        """Whether `read` can make a file of this name from the metadata."""
         return name in self._files
 
     def read(self, name: str, largest: int = 0) -> bytes:
@@ -124,7 +124,7 @@ class GgufFolder(ModelFolder):
         key = f"tokenizer.ggml.{name}_token_id"
         id_: int | None = self._metadata.get(key, int)
         if id_ is not None and not 0 <= id_ < len(self._metadata.get("tokenizer.ggml.tokens", list, [])):
-            raise BadCheckpoint(f"{self.path}: {key} is {id_}, which is no token.", COPY_AGAIN)
+            raise BadCheckpoint(f"{self.path}: {key} is {id_}, which is not a token.", COPY_AGAIN)
         return id_
 
     def _tokenizer_json(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class GgufFolder(ModelFolder):
         adds = self._metadata.get("tokenizer.ggml.add_bos_token", bool, vocabulary.opens_texts)
         opening = self._special("bos") if adds else None
         if opening is not None and vocabulary.types[opening] != CONTROL:
-            raise BadCheckpoint(f"{self.path}: the token {opening} begins every text, and is no control token.")
+            raise BadCheckpoint(f"{self.path}: the token {opening} begins every text, but is not a control token.")
         return tokenizer_json(vocabulary, opening)
 
     def _tokenizer_config(self) -> dict[str, Any]:

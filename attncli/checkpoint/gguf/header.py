@@ -115,7 +115,7 @@ class _HeaderReader:
         code, begin = self._number("I"), self._number("Q")
         if code not in TYPES:
             raise BadCheckpoint(
-                f"{self._path}: {self._shown(name)} has type {OTHER_TYPES.get(code, code)}, which is not read.",
+                f"{self._path}: {self._shown(name)} has type {OTHER_TYPES.get(code, code)}, which is not supported.",
                 "Convert the file to Q8_0 with llama-quantize.",
             )
         if not all(shape) or math.prod(shape) > _MOST_NUMBERS or begin % alignment:

@@ -67,5 +67,5 @@ _TYPES = (
     *(IQ4_NL, IQ4_XS, TQ1_0, TQ2_0, MXFP4, *BY_PACKAGE),
 )
 TYPES = {kind.code: kind for kind in _TYPES}
-# The names of types that are not read, for errors.
+# The names of unsupported types, for errors.
 OTHER_TYPES = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 40: "NVFP4", 41: "Q1_0"}

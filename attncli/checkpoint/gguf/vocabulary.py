@@ -111,7 +111,7 @@ def vocabulary_of(described: Mapping[str, Any], size: int) -> Vocabulary:
 
 def _inexpressible(why: str) -> UsageProblem:
     return UsageProblem(
-        f"The tokenizer cannot be written as GGUF: {why}.", "llama.cpp has byte-level BPE and SentencePiece's BPE."
+        f"The tokenizer cannot be written as GGUF: {why}.", "llama.cpp supports byte-level BPE and SentencePiece's BPE."
     )
 
 
@@ -266,11 +266,11 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         raise BadCheckpoint(f"{where}: tokenizer.ggml.model is {shown}, which is not supported.", "Read: gpt2, llama.")
     fitting = len(types) == len(scores) == len(tokens) > 0 and _are(tokens, str) and _are(merges, str)
     if not fitting or not _are(types, int) or not _are(scores, float | int):
-        raise BadCheckpoint(f"{where}: the lists of the tokenizer do not have the same length or their type.")
+        raise BadCheckpoint(f"{where}: the lists of the tokenizer have different lengths or wrong types.")
     if model == "llama" and sum(map(len, tokens)) > _MOST_CHARACTERS:
         raise BadCheckpoint(f"{where}: the tokens have more than {_MOST_CHARACTERS:,} characters.")
     if len(set(tokens)) < len(tokens):
-        raise BadCheckpoint(f"{where}: the tokenizer has a token twice.")
+        raise BadCheckpoint(f"{where}: two ids of the tokenizer have the same token.")
     pre = metadata.get("tokenizer.ggml.pre", str, "")
     if model == "gpt2" and not any(pre in known.names for known in _PRE_TOKENIZERS):
         known_names = ", ".join(known.names[0] for known in _PRE_TOKENIZERS)

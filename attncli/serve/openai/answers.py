@@ -1,4 +1,4 @@
-"""Writes answers in OpenAI's form: records to JSON. Here is what all routes share, and POST /v1/completions."""
+"""Writes answers in OpenAI's form, as JSON: what all routes share, and the answers of POST /v1/completions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def token_string(data: bytes) -> str:
 
 
 def finite_logprob(logprob: float | None) -> float | None:
-    """Returns a log-probability as JSON can hold it, or None for None. Raises Refusal for one that is no number."""
+    """Returns a log-probability as JSON can hold it, or None for None. Raises Refusal for NaN."""
     if logprob is None:
         return None
     if math.isnan(logprob):

@@ -1,7 +1,7 @@
 """Collects the events of a sample into the parts of its answer, which are final.
 
-The text of an event is final. The tokens of a text are final as soon as their text is: a stop string removes its own
-tokens. A token without text of its own, such as the first half of a character, is final with the text after it.
+The text of an event is final. A token is final when its text is final, because a stop string removes its tokens from
+the answer. A token without text of its own, such as the first half of a character, is final with the text after it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Choice:
     _finished: Finished | None = None
 
     def echo(self, *, only: bool = False) -> Delta:
-        """Returns the prompt, which comes before the text; with `only`, nothing follows."""
+        """Returns the prompt, which begins the answer. With `only`, it is the whole answer."""
         self._final = self._completed = len(self.prompt.echo)
         return Delta(self.index, self.prompt.echo, self.prompt.tokens, "length" if only else None)
 
@@ -59,7 +59,7 @@ class Choice:
             self._finished, self.generated = event, len(event.ids)
 
     def take(self) -> Delta | None:
-        """Returns what is final and was not taken yet; None if there is nothing."""
+        """Returns the final text and tokens since the last call; None if there are none."""
         text, end = "".join(self._new), self._finished
         self._new.clear()
         tokens = []

@@ -1,7 +1,7 @@
 """The fields that OpenAI's requests for texts share, and the refusal of fields that this server does not implement.
 
 A field is known or refused: none is ignored. A field that this server does not implement is accepted with the value
-that has no effect, because clients send it. A field of null has its default.
+that has no effect, because clients send it. A field whose value is null has its default.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextFields:
-    """The fields that all routes share. A setting of null has OpenAI's default, which `DEFAULTS` lists."""
+    """The fields that all routes share. A setting that is null has OpenAI's default, which `DEFAULTS` lists."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"min_p": 0.0}  # where it differs from that of SampleConfig
 
@@ -90,7 +90,7 @@ class TextFields:
         most = len(self.logit_bias or {})
         require(most <= _MOST_BIASES, "logit_bias", f"{most} tokens", f"at most {_MOST_BIASES} tokens")
         if self.stream_options is not None and not self.stream:
-            raise refused_field("stream_options", "stream_options is for a stream.", "Give stream as well.")
+            raise refused_field("stream_options", "stream_options needs stream.", "Set stream to true.")
         for name, value in (self.stream_options or {}).items():
             if name != "include_usage" and (name != "include_obfuscation" or value):
                 raise refused_field("stream_options", f"stream_options has no field {shown_value(name)} here.")
