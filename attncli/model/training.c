@@ -510,7 +510,9 @@ INLINE float head_rate(const heads_call *h, const float *x, const float *gain) {
 }
 
 /* Normalizes one head, then rotates each pair (i, i + D/2) by the angle of its position (Su et al., 2021). */
-static void head_forward(const heads_call *h, const float *restrict x, const float *restrict gain, int position, float *restrict y) {
+static void head_forward(
+    const heads_call *h, const float *restrict x, const float *restrict gain, int position, float *restrict y
+) {
     int half = h->width / 2;
     float rate = head_rate(h, x, gain);
     for (int i = 0; i < h->width; i++) y[i] = gain ? x[i] * rate * gain[i] : x[i];
@@ -621,7 +623,9 @@ INLINE matrix plain(const float *at, int64_t row) { return (matrix){at, row, 1};
 INLINE matrix transposed(const float *at, int64_t column) { return (matrix){at, 1, column}; }
 
 /* The scaled scores of queries from q: (rows, end - first) -> scores, `stride` numbers apart. */
-static void score_rows(const attention_call *a, const float *query, const float *panels, int rows, key_range range, float *scores, int stride) {
+static void score_rows(
+    const attention_call *a, const float *query, const float *panels, int rows, key_range range, float *scores, int stride
+) {
     product p = {scores, stride, NULL, 0, plain(query, a->query.stride), rows, range.end - range.first, a->width, 0};
     multiply(&p, panels + (int64_t)range.first * a->width, (int64_t)a->width * PANEL);
 }
@@ -682,7 +686,9 @@ static void attention_region(worker *w, const void *given) {
 }
 
 /* Replaces the gradients of the weights by those of the scores: ds = scale p (dp - sum(p dp)), where the sum is that of do o. */
-static void score_gradients(const attention_call *a, const float *weights, float *gradients, int64_t row, int rows, int head, int count, int stride) {
+static void score_gradients(
+    const attention_call *a, const float *weights, float *gradients, int64_t row, int rows, int head, int count, int stride
+) {
     for (int r = 0; r < rows; r++) {
         int64_t at = (row + r) * a->output.stride + head * a->width;
         float along = dot(a->output_gradient.at + (row + r) * a->output_gradient.stride + head * a->width, a->output.at + at, a->width);
@@ -703,7 +709,10 @@ static attention_scratch divide_scratch(const attention_call *a, float *at) {
 }
 
 /* to (keys, D) += left^T right, where left (rows, keys) and right (rows, D). */
-static void add_to_keys(float *to, int64_t to_stride, const float *left, int stride, const float *right, int64_t right_stride, int rows, int keys, int D, float *panels) {
+static void add_to_keys(
+    float *to, int64_t to_stride, const float *left, int stride, const float *right, int64_t right_stride, int rows, int keys, int D,
+    float *panels
+) {
     pack(plain(right, right_stride), rows, D, panels);
     product p = {to, to_stride, to, to_stride, transposed(left, stride), keys, D, rows, 0};
     multiply(&p, panels, (int64_t)rows * PANEL);
@@ -877,7 +886,9 @@ static void sum_region(worker *w, const void *given) {
     }
 }
 
-EXPORT void add_dropped(team *t, float *y, const float *start, const float *x, const uint8_t *bytes, int64_t count, int dropped, float factor) {
+EXPORT void add_dropped(
+    team *t, float *y, const float *start, const float *x, const uint8_t *bytes, int64_t count, int dropped, float factor
+) {
     sum_call call = {y, start, x, bytes, count, dropped, factor};
     run_region(t, sum_region, &call);
 }
