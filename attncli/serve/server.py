@@ -109,7 +109,8 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Reads a part of a request. From a complete head on, the application limits the time.
 
-        The body of a request that has its answer is discarded, up to the greatest size of a body.
+        The body of a request that has its answer is discarded, up to the greatest size of a body. A client that does
+        not read its answer gets no more time for it by sending.
         """
         if self._refused:
             self._discarded += len(data)
@@ -117,7 +118,9 @@ class Connection(H11Protocol):
                 self.transport.abort()
                 return
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.flow.write_paused:
+            return
+        if self._answers:
             self._forget_deadline()
         elif self._deadline is None and not self.transport.is_closing():
             self._await_head()
@@ -140,9 +143,15 @@ class Connection(H11Protocol):
         self._end_in(self.limits.answer_seconds)
 
     def resume_writing(self) -> None:
-        """Goes on after the client has read enough."""
+        """Goes on after the client has read enough. The rest of a head that has begun has its own time."""
         super().resume_writing()
         self._forget_deadline()
+        if self._answers or self.transport.is_closing():
+            return
+        if self.timeout_keep_alive_task is None:  # a head has begun
+            self._await_head()
+        else:
+            self.waiting[self] = None
 
     def timeout_keep_alive_handler(self) -> None:
         """Ends a connection without a further request, even if its client has not read the last answer."""
@@ -150,7 +159,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers bytes that are not HTTP, in the form of all errors."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._answers:
             self.transport.close()  # the answer to an earlier request is on its way
         else:
             self._end_with(Refusal(400, "This is not a request of HTTP/1.1."))
@@ -171,6 +180,11 @@ class Connection(H11Protocol):
             longest._forget_deadline()
             longest.transport.abort()
         return longest is not None
+
+    @property
+    def _answers(self) -> bool:
+        """Whether the application is answering a request of this connection."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _end_with(self, refusal: Refusal) -> None:
         answer = refusal.response("")

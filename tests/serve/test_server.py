@@ -83,20 +83,50 @@ def test_the_connection_that_has_waited_longest_makes_room(sent, in_model_folder
             one.close()
 
 
+LARGE = PAGE + "x" * (64 << 20)
+
+
+def noted(monkeypatch, name):
+    """Returns an event that is set when a connection's method of this name has run."""
+    happened, method = threading.Event(), getattr(Connection, name)
+
+    def note(self, *given):
+        method(self, *given)
+        happened.set()
+
+    monkeypatch.setattr(Connection, name, note)
+    return happened
+
+
 def test_a_client_that_does_not_read_its_answer_is_let_go(in_model_folder, monkeypatch):
-    lost = threading.Event()
-    connection_lost = Connection.connection_lost
-
-    def note(self, problem):
-        connection_lost(self, problem)
-        lost.set()
-
-    monkeypatch.setattr(Connection, "connection_lost", note)
-    page = PAGE + "x" * (64 << 20)
-    with running(in_model_folder, page, answer_seconds=0.01) as port, connected(port) as lazy:
+    lost = noted(monkeypatch, "connection_lost")
+    with running(in_model_folder, LARGE, answer_seconds=0.01) as port, connected(port) as lazy:
         lazy.sendall(GET + b"\r\n")
         assert lost.wait(LONG)
-        assert len(rest(lazy)) < len(page)
+        assert len(rest(lazy)) < len(LARGE)
+
+
+def test_a_client_that_sends_more_and_reads_nothing_is_let_go(in_model_folder, monkeypatch):
+    paused, lost = noted(monkeypatch, "pause_writing"), noted(monkeypatch, "connection_lost")
+    with running(in_model_folder, LARGE, answer_seconds=0.5) as port, connected(port) as lazy:
+        lazy.sendall(GET + b"\r\n")
+        assert paused.wait(LONG)
+        received = noted(monkeypatch, "data_received")
+        lazy.sendall(GET + b"\r\n")
+        assert received.wait(LONG)
+        assert lost.wait(LONG)
+        assert len(rest(lazy)) < len(LARGE)
+
+
+def test_a_head_that_begins_while_an_answer_is_not_read_has_as_much_time_as_any(in_model_folder, monkeypatch):
+    paused = noted(monkeypatch, "pause_writing")
+    with running(in_model_folder, LARGE, head_seconds=0.3) as port, connected(port) as slow:
+        slow.sendall(GET + b"\r\n")
+        assert paused.wait(LONG)
+        received = noted(monkeypatch, "data_received")
+        slow.sendall(GET)
+        assert received.wait(LONG)
+        assert rest(slow).count(b"HTTP/1.1 200") == 1
 
 
 def test_requests_that_were_sent_together_are_answered_in_order(in_model_folder):
