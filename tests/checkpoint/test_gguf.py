@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from attncli.checkpoint.chat import read_chat_template
 from attncli.checkpoint.gguf import blocks, verify
-from attncli.checkpoint.gguf.architectures import architecture_of
+from attncli.checkpoint.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_of
 from attncli.checkpoint.gguf.export import TYPES, plan_export, stored_type
-from attncli.checkpoint.gguf.header import read_header
+from attncli.checkpoint.gguf.folder import GgufFolder, open_folder
+from attncli.checkpoint.gguf.header import GgufTensor, read_header
 from attncli.checkpoint.gguf.layout import BF16, BLOCK, BY_PACKAGE, F16, F32, Q8_0
 from attncli.checkpoint.gguf.layout import TYPES as TENSOR_TYPES
 from attncli.checkpoint.gguf.tensors import decode, encode, permuted, unpermuted
@@ -321,6 +322,17 @@ def test_a_hostile_header_is_refused_before_memory_is_taken(tmp_path, case):
     (tmp_path / "h.gguf").write_bytes(data)
     with pytest.raises(BadCheckpoint, match=named):
         read_header(tmp_path / "h.gguf")
+
+
+@pytest.mark.parametrize("shape", [(2, 4), ((1 << 16) + 1,)])
+def test_rotary_factors_that_are_no_short_list_are_refused_before_they_are_read(written, monkeypatch, shape):
+    folder = open_folder(written[0])
+    tensor = GgufTensor(ROPE_FACTORS, F32, shape, 0)
+    folder.header = dataclasses.replace(folder.header, tensors=(*folder.header.tensors, tensor))
+    monkeypatch.setattr(GgufFolder, "architecture", ARCHITECTURES["llama"])
+    monkeypatch.setattr(GgufFolder, "_bytes_of", None)
+    with pytest.raises(BadCheckpoint, match=r"rope_freqs.weight is not supported"):
+        folder.json("config.json")
 
 
 @given(st.data())

@@ -25,7 +25,7 @@ from attncli.checkpoint.gguf.architectures import (
     rope_factors,
     shape_metadata,
 )
-from attncli.checkpoint.gguf.layout import BF16, BLOCK, F16, F32, Q8_0, TensorType
+from attncli.checkpoint.gguf.layout import BF16, BLOCK, ENDS, F16, F32, Q8_0, TensorType
 from attncli.checkpoint.gguf.tensors import encode, permuted
 from attncli.checkpoint.gguf.vocabulary import Vocabulary, vocabulary_of
 from attncli.checkpoint.gguf.writing import write_gguf
@@ -35,7 +35,6 @@ from attncli.errors import UsageProblem
 
 TYPES = {"float32": F32, "bfloat16": BF16, "float16": F16, "q8_0": Q8_0}
 _FILE_TYPES = {F32: 0, F16: 1, Q8_0: 7, BF16: 32}  # the numbers of general.file_type
-_ENDS = ("eos", "eot", "eom")  # the keys of the tokens that end a text
 _FLOATS = ("position_embd",)  # matrices that llama.cpp requires as float32
 
 
@@ -156,7 +155,7 @@ def _special_ids(loaded: LoadedModel) -> dict[str, Any]:
             "The model cannot be written as GGUF: no token ends a text.", "Set eos_token_id in generation_config.json."
         )
     start = tokenizer.opening[0] if tokenizer.opening else loaded.start_of_text
-    ids = dict(zip(_ENDS, ends, strict=False)) | {"bos": start}
+    ids = dict(zip(ENDS, ends, strict=False)) | {"bos": start}
     if tokenizer.pad is not None:
         ids["padding"] = tokenizer.pad
     return {f"tokenizer.ggml.{name}_token_id": id_ for name, id_ in ids.items()} | {

@@ -18,14 +18,13 @@ from attncli.checkpoint.families.shared import Family
 from attncli.checkpoint.families.tensor_names import TensorNames
 from attncli.checkpoint.gguf.architectures import ROPE_FACTORS, Architecture, Metadata, settings_of
 from attncli.checkpoint.gguf.header import GgufTensor, identity, read_header
-from attncli.checkpoint.gguf.layout import CONTROL, F32
+from attncli.checkpoint.gguf.layout import CONTROL, ENDS, F32
 from attncli.checkpoint.gguf.vocabulary import read_vocabulary, tokenizer_json
 from attncli.errors import COPY_AGAIN, BadCheckpoint
 from attncli.paths import is_file, open_regular, unreadable
 from attncli.text.tokenizer import Tokenizer
 
 _MOST_FACTORS = 1 << 16
-_ENDS = ("eos", "eot", "eom")  # the tokens that end a text
 
 
 def open_folder(path: Path) -> ModelFolder:
@@ -90,7 +89,7 @@ class GgufFolder(ModelFolder):
         embedding = next((tensor for tensor in self.header.tensors if tensor.name == "token_embd.weight"), None)
         if embedding is None or len(embedding.shape) != 2:
             raise BadCheckpoint(f"{self.path} lacks token_embd.weight.", COPY_AGAIN)
-        ends = [id_ for name in _ENDS if (id_ := self._special(name)) is not None]
+        ends = [id_ for name in ENDS if (id_ := self._special(name)) is not None]
         return {
             "vocab_size": embedding.shape[0],
             **settings,
@@ -103,7 +102,8 @@ class GgufFolder(ModelFolder):
         found = next((tensor for tensor in self.header.tensors if tensor.name == ROPE_FACTORS), None)
         if found is None:
             return None
-        if not self.architecture.rope_factors or found.type is not F32 or found.shape > (_MOST_FACTORS,):
+        is_list = found.type is F32 and len(found.shape) == 1 and found.shape[0] <= _MOST_FACTORS
+        if not self.architecture.rope_factors or not is_list:
             raise BadCheckpoint(f"{self.path}: {ROPE_FACTORS} is not supported in this model.", COPY_AGAIN)
         data = self._bytes_of(found)
         return list(struct.unpack(f"<{len(data) // 4}f", data))

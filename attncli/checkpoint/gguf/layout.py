@@ -19,6 +19,7 @@ STRING, ARRAY, BOOL, UINT32, INT32, FLOAT32 = 8, 9, 7, 4, 5, 6  # the types of m
 # The types of metadata with a fixed size, as formats of the struct module.
 FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
+ENDS = ("eos", "eot", "eom")  # the keys of the tokens that end a text
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # the types of tokens
 
 

@@ -64,9 +64,7 @@ class Verification:
     tokens: int  # whose logits were compared
     logit_deviation: float  # the standard deviation of the model's logits
     logit_difference: float  # the largest, between the model and the network of the file
-    llama_difference: (
-        float | None
-    )  # the largest, between the network of the file and llama.cpp; None if it is not installed
+    llama_difference: float | None  # the largest, between that network and llama.cpp; None if it is not installed
 
 
 def verify_export(path: Path, plan: ExportPlan, loaded: LoadedModel) -> Verification:
