@@ -1,6 +1,7 @@
 """The libraries of a wheel: which one a processor loads, how the build hook makes them, and what needs no compiler."""
 
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,10 +57,20 @@ def test_there_is_none_in_a_checkout_and_on_other_systems(monkeypatch, folder):
     assert best_library() is None
 
 
-def test_this_processor_has_the_flags_of_its_level():
-    assert wheel_library._processor_flags() or not sys.platform.startswith("linux")
-    last = [levels[-1] for levels in LEVELS.values()]
-    assert all(not level.needs for level in last)
+LOADER = Path("/lib64/ld-linux-x86-64.so.2")  # of glibc, which also chooses libraries by these levels
+
+
+@pytest.mark.skipif(not LOADER.exists(), reason="there is no glibc of x86-64")
+def test_this_processor_has_the_levels_that_the_loader_of_glibc_finds():
+    told = subprocess.run([LOADER, "--help"], capture_output=True, text=True, check=True).stdout
+    if "x86-64-v3" not in told:
+        pytest.skip("this glibc does not tell the levels")
+    for level in LEVELS["x86_64"][:-1]:
+        assert (level.needs <= wheel_library._processor_flags()) == (f"{level.march} (supported" in told)
+
+
+def test_the_last_level_of_each_machine_needs_nothing():
+    assert all(not levels[-1].needs for levels in LEVELS.values())
 
 
 @pytest.fixture
