@@ -133,16 +133,16 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None, adap
     Raises BadCheckpoint for a file that is missing, damaged, unsafe or of another format.
     """
     while True:
-        before = _identity(path), _identity(adapter)
+        before = identity(path), identity(adapter)
         try:
             place = None if adapter is None else present(adapter) or adapter
             return _load_model(present(path) or path, device, dtype, place)
         except BadCheckpoint:
-            if (_identity(path), _identity(adapter)) == before:
+            if (identity(path), identity(adapter)) == before:
                 raise  # else a training run has replaced a directory: read it again
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
+def identity(path: Path | None) -> tuple[int, int] | None:
     """Returns a value that changes when the directory at a path is replaced; None if there is no directory."""
     if path is None:
         return None

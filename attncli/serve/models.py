@@ -1,7 +1,8 @@
 """The models of a server: the one it was started with, and those of `attncli models`, loaded when a request names them.
 
 At most KEPT models are in memory; the one that was not asked for longest is dropped. A model is loaded again when its
-directory was replaced, as a training run does with every save. `get` is called in the model thread.
+directory or that of its adapter was replaced, as a training run does with every save. `get` is called in the model
+thread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from attncli.checkpoint.catalog import known_models
-from attncli.checkpoint.load import LoadedModel, load_model
+from attncli.checkpoint.load import LoadedModel, identity, load_model
 from attncli.explain.defaults import AttentionPart
 from attncli.explain.heads import HeadScores
 from attncli.generation.loading import backend_for
@@ -28,14 +29,14 @@ T = TypeVar("T")
 KEPT = 3  # models
 CHARACTERS_PER_TOKEN = 32  # of the context: the most that a text may have; English has 4 to 5 for each token
 _NAMES = "GET /v1/models lists the models that generate texts, and GET /api/models all of them."
-State = tuple[int, int] | None
+State = tuple[tuple[int, int] | None, tuple[int, int] | None]  # of the directories of a model and its adapter
 
 
 class ServedModel:
     """A loaded model, and what draws its tokens."""
 
     def __init__(self, loaded: LoadedModel, state: State, check: Callable[[], None]) -> None:
-        """`state` is the state of the model's directory before it was read."""
+        """`state` is the state of the directories of the model and its adapter before they were read."""
         self.loaded, self.state, self._check = loaded, state, check
         self._backend: Backend | None = None
         self._drawer: OneByOne | None = None
@@ -108,7 +109,7 @@ class Models:
         self._adapter = first.adapter
         self._places = {first.name: first.path}  # the first model may be in none of the folders of `attncli models`
         self._held: OrderedDict[str, ServedModel] = OrderedDict()
-        self._hold(first, first.name, _state(first.path))
+        self._hold(first, first.name, _state(first.path, first.adapter))
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -119,7 +120,7 @@ class Models:
         """Returns a model by its name; None means the first one. Raises Refusal with status 404 for another name."""
         name = self.first if name is None else name
         held = self._held.get(name)
-        if held is not None and held.state == _state(held.loaded.path):
+        if held is not None and held.state == _state(held.loaded.path, held.loaded.adapter):
             self._held.move_to_end(name)
             return held
         path = self._places.get(name) or next((entry.path for entry in known_models() if entry.name == name), None)
@@ -128,8 +129,8 @@ class Models:
         self._held.pop(name, None)
         while len(self._held) >= KEPT:
             self._held.popitem(last=False)
-        state = _state(path)  # before: a model that is replaced while it is read is read again
         adapter = self._adapter if name == self.first else None
+        state = _state(path, adapter)  # before: a model that is replaced while it is read is read again
         return self._hold(load_model(path, self._device, torch.float32, adapter), name, state)
 
     def _hold(self, loaded: LoadedModel, name: str, state: State) -> ServedModel:
@@ -138,10 +139,6 @@ class Models:
         return held
 
 
-def _state(path: Path) -> State:
-    """Returns a value that changes when a model's directory is replaced; None while there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+def _state(path: Path, adapter: Path | None) -> State:
+    """Returns a value that changes when the directory of a model or of its adapter is replaced."""
+    return identity(path), identity(adapter)

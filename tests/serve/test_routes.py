@@ -6,8 +6,10 @@ import zlib
 from dataclasses import replace
 
 import pytest
+import torch
 
 from attncli.checkpoint.directory import METRICS
+from attncli.checkpoint.load import load_model as merged
 from attncli.checkpoint.save import write_checkpoint
 from attncli.config import SampleConfig
 from attncli.explain.model_heads import scores_by_part
@@ -18,10 +20,12 @@ from attncli.explain.reading import Reading
 from attncli.library import load as load_model
 from attncli.render.page.assemble import live_page
 from attncli.render.page.payload import payload
-from attncli.serve.models import KEPT
+from attncli.serve.models import KEPT, Models
 from attncli.serve.routes.page import policy_of
+from attncli.serve.worker import ModelThread
 from attncli.text.tokenizer_training import byte_tokenizer
-from tests.support.checkpoints import checkpoint, without_manifest, write_random_model, write_random_translator
+from tests.support.adapters import write_adapter
+from tests.support.checkpoints import CPU, checkpoint, without_manifest, write_random_model, write_random_translator
 from tests.support.commands import ask
 from tests.support.encoders import write_bert
 from tests.support.serving import PAGE, served
@@ -134,6 +138,23 @@ def test_a_model_that_was_saved_again_is_read_again(here, own):
         write_checkpoint(path, checkpoint(seed))
         answers.append(here.post("/api/next", fields).json()["chances"])
     assert answers[0] == answers[1] != answers[2]
+
+
+def test_a_model_whose_adapter_was_saved_again_is_read_again(own):
+    write_random_model(own / "m", byte_tokenizer())
+    write_adapter(own / "a", own / "m", seed=1)
+    thread = ModelThread(1)
+    try:
+        models = Models(merged(own / "m", CPU, torch.float32, own / "a"), thread)
+        first = models.get(None)
+        assert models.get(None) is first
+        write_adapter(own / "a", own / "m", seed=2)
+        again = models.get(None)
+        assert again.loaded.adapter == own / "a"
+        weights = (one.loaded.model.blocks[0].attention.query.weight for one in (first, again))
+        assert not torch.equal(*weights)
+    finally:
+        thread.end()
 
 
 # Runs

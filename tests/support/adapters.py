@@ -6,8 +6,13 @@ import warnings
 import torch
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.adaptation import Adaptation
+from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
+from attncli.config.lora import LoraConfig
+from attncli.model.lora import trained_parameters
 from attncli.text.tokenizer_training import byte_tokenizer
+from tests.support.checkpoints import load
 from tests.support.lazily import peft, transformers
 from tests.support.models import ENCODER_DECODERS, FAMILIES, tiny_model
 
@@ -43,6 +48,20 @@ def peft_model(base, family, targets="all", translates=False, **settings):
             if "lora_" in name:
                 parameter.copy_(0.15 * torch.randn(parameter.shape))
     return model
+
+
+def write_adapter(path, base, seed):
+    """Writes an adapter of the model in a directory, with random matrices, as a training run does."""
+    loaded, draws = load(base), torch.Generator().manual_seed(seed)
+    lora = LoraConfig(rank=2, alpha=4, targets="attention")
+    adaptation = Adaptation(lora, base, ModelFolder(base).digest_of_weights(), loaded.model.state_dict())
+    network = adaptation.network(loaded.model.config, 0.0, seed)
+    weights = {name: torch.randn(one.shape, generator=draws) for name, one in trained_parameters(network).items()}
+    run = {"from": str(base)}
+    start = loaded.start_of_text
+    write_checkpoint(
+        path, Checkpoint(loaded.model.config, weights, loaded.tokenizer, start, run=run, adaptation=adaptation)
+    )
 
 
 def change_settings(adapter, **changes):
