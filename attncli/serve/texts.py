@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from attncli.config import EngineConfig
 from attncli.generation.batch import Batch, RunningSample
@@ -145,11 +146,6 @@ class _ModelTexts:
             one.counted = one.sample.generated
 
     @property
-    def has_texts(self) -> bool:
-        """Whether texts wait or run."""
-        return bool(self.running or self.waiting)
-
-    @property
     def requests(self) -> set[TextRequest]:
         """The requests that wait or run."""
         return {queued.request for queued in (*self.waiting, *self.running.values())}
@@ -165,20 +161,22 @@ class Texts:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
         self._models: dict[ServedModel, _ModelTexts] = {}
+        # The small caches without texts. They go with their models, so that no dropped model stays in memory.
+        self._idle: WeakKeyDictionary[ServedModel, _ModelTexts] = WeakKeyDictionary()
 
     def add(self, served: ServedModel, request: TextRequest, samples: Sequence[RunningSample]) -> None:
         """Adds the samples of a request behind those that wait.
 
         Raises Refusal with status 503 if too many samples would wait.
         """
-        texts = self._models.get(served) or _ModelTexts(served, self._limits, self._metrics)
+        texts = self._models.get(served) or self._idle.get(served) or _ModelTexts(served, self._limits, self._metrics)
         waiting = sum(len(one.waiting) for one in self._models.values()) + max(len(samples) - texts.batch.free, 0)
         if waiting > self._limits.texts_waiting:
             raise Refusal(
                 503, f"{self._limits.texts_waiting} texts already wait for the model.", "Ask again later.", retry=2
             )
-        self._models = {model: one for model, one in self._models.items() if one.has_texts}
         self._models[served] = texts
+        self._idle.pop(served, None)
         request.unfinished = len(samples)
         texts.waiting += [
             _Queued(request, sample, number, sample.text.streamed) for number, sample in enumerate(samples)
@@ -195,9 +193,11 @@ class Texts:
                 del self._models[served]
                 continue
             _deliver({request: _with_end(request, events) for request, events in found.items()})
-            if not texts.has_texts and texts.batch.nbytes > _KEPT_BYTES:
+            if not texts.running and not texts.waiting:
                 del self._models[served]
-        return any(texts.has_texts for texts in self._models.values())
+                if texts.batch.nbytes <= _KEPT_BYTES:
+                    self._idle[served] = texts
+        return bool(self._models)
 
     def end(self, why: Exception) -> None:
         """Ends all requests with an exception."""

@@ -1,6 +1,8 @@
 """Texts in the model thread: requests share a batch, have the texts that they have alone, and may leave."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -102,7 +104,7 @@ def test_a_stream_yields_its_first_token_at_once_and_the_rest_when_it_is_due(her
 
 def test_a_small_cache_is_kept_for_the_next_text_and_a_large_one_is_freed(here, monkeypatch):
     def batches():
-        return [texts.batch for texts in here.service.texts._models.values()]
+        return [texts.batch for texts in here.service.texts._idle.values()]
 
     async def caches():
         found = []
@@ -116,6 +118,19 @@ def test_a_small_cache_is_kept_for_the_next_text_and_a_large_one_is_freed(here, 
     assert first == second
     monkeypatch.setattr(texts_module, "_KEPT_BYTES", 0)
     assert asyncio.run(caches()) == [[], []]
+
+
+def test_a_model_that_is_dropped_does_not_stay_in_memory_for_its_cache(here):
+    models = here.service.models
+    first = weakref.ref(models.get(None))
+    asyncio.run(Client(here.service).texts([1]))
+    asyncio.run(Client(here.service).run(lambda: None))  # the last step has ended
+    assert first() in here.service.texts._idle
+    models._held.clear()
+    asyncio.run(Client(here.service).run(lambda: None))  # the thread forgets its last job
+    gc.collect()
+    assert first() is None
+    assert not here.service.texts._idle
 
 
 def test_a_request_that_is_left_frees_its_places(here):
