@@ -109,7 +109,8 @@ class Guard:
             if not status:
                 await bug().response(scope["path"])(scope, receive, complete)
         finally:
-            route = self._paths.get(scope.get("endpoint", bug), "none")
+            endpoint = scope.get("endpoint")  # no key of the scope before the application has found a route
+            route = "none" if endpoint is None else self._paths.get(endpoint, "none")
             self._metrics.count_request(route, status, time.perf_counter() - began)
 
     def _answer(self, scope: Scope) -> Response | None:

@@ -521,9 +521,8 @@ def _decoded(data: bytes) -> tuple[str, list[int]]:
     for end in range(1, len(data) + 2):
         found = decoder.decode(data[end - 1 : end], final=end > len(data))
         pending += end <= len(data)
-        done = pending - len(
-            decoder.getstate()[0]
-        )  # bytes of the found characters; each one after the first has one byte
+        # The bytes of the found characters; each one after the first has one byte.
+        done = pending - len(decoder.getstate()[0])
         for number in range(len(found)):
             at += [len(text) + number] * (done - len(found) + 1 if number == 0 else 1)
         text, pending = text + found, pending - done if found else pending

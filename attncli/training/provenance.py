@@ -25,16 +25,8 @@ from attncli.text.parts import Part, split_by_position
 from attncli.training.tasks.base import Task
 
 STATE_FORMAT = 2  # the format of the plan and the state; a run with another format is not resumed
-KEPT = (
-    "format",
-    "created",
-    "versions",
-    "corpus",
-    "request",
-    "from",
-    "base",
-    "watch_heads",
-)  # keys that a resumed run keeps
+# The keys that a resumed run keeps.
+KEPT = ("format", "created", "versions", "corpus", "request", "from", "base", "watch_heads")
 
 
 @dataclass(frozen=True)
