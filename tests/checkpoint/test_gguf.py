@@ -18,7 +18,7 @@ from attncli.checkpoint.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, a
 from attncli.checkpoint.gguf.export import TYPES, plan_export, stored_type
 from attncli.checkpoint.gguf.folder import GgufFolder, open_folder
 from attncli.checkpoint.gguf.header import GgufTensor, read_header
-from attncli.checkpoint.gguf.layout import BF16, BLOCK, BY_PACKAGE, F16, F32, Q8_0
+from attncli.checkpoint.gguf.layout import BF16, BLOCK, BY_PACKAGE, ENDS, F16, F32, Q8_0
 from attncli.checkpoint.gguf.layout import TYPES as TENSOR_TYPES
 from attncli.checkpoint.gguf.tensors import decode, encode, permuted, unpermuted
 from attncli.checkpoint.gguf.verify import verify_export
@@ -103,6 +103,16 @@ def test_any_text_has_the_same_ids(tokenizers, kind, text):
     vocabulary = vocabulary_of(described, tokenizers[kind].vocab_size)
     found = Tokenizer.from_json(json.dumps(tokenizer_json(vocabulary, None)))
     assert found.encode(text) == tokenizers[kind].encode(text)
+
+
+@pytest.mark.parametrize(
+    ("ends", "noted"), [(3, ()), (4, ("4 tokens end a text, and the file has places for 3 of them",))]
+)
+def test_more_end_tokens_than_a_file_has_places_for_are_noted(written, ends, noted):
+    _, loaded = written
+    plan = plan_export(dataclasses.replace(loaded, end_ids=frozenset(range(5, 5 + ends))), "float32")
+    assert plan.notes == noted
+    assert [plan.metadata[f"tokenizer.ggml.{name}_token_id"] for name in ENDS] == [5, 6, 7]
 
 
 def test_the_gguf_package_reads_what_was_written(written):

@@ -84,6 +84,8 @@ def plan_export(loaded: LoadedModel, dtype: str) -> ExportPlan:
     notes = [*vocabulary.notes]
     if (context := exported_context(config)) < config.context:
         notes.append(f"the context is {context:,} tokens, the window: llama.cpp has no windows in {architecture.name}")
+    if (ends := len(loaded.end_ids)) > len(ENDS):
+        notes.append(f"{ends} tokens end a text, and the file has places for {len(ENDS)} of them")
     kept = [name for name, each in tensors.items() if dtype == "q8_0" and each.type is F16]
     if kept:
         notes.append(f"{len(kept)} matrices are float16, because their rows are not whole blocks of {BLOCK} numbers")
