@@ -296,17 +296,17 @@ async def texts_alone(address: tuple[str, int], requests: Sequence[Fields]) -> l
 def serving(model: str) -> Iterator[tuple[tuple[str, int], int]]:
     """Runs attncli serve with a model; yields its address and its process id."""
     command = [sys.executable, "-m", "attncli", "serve", "-m", model, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        found = re.search(r"http://([^/:]+):([0-9]+)", line)
-        if found is None:
-            raise SystemExit(f"attncli serve printed {line!r}")
-        yield (found[1], int(found[2])), process.pid
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            printed = ""
+            while (found := re.search(r"http://([^/:]+):([0-9]+)", printed)) is None:
+                if not (line := process.stdout.readline()):
+                    raise SystemExit(f"attncli serve printed {printed!r}")
+                printed += line
+            yield (found[1], int(found[2])), process.pid
+        finally:
+            process.terminate()
 
 
 def requests_of(given: argparse.Namespace, *, stream: bool) -> list[Fields]:

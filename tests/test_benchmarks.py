@@ -142,7 +142,7 @@ def test_serve_texts(script, in_model_folder, capsys):
     given = ["--model", "m", "--clients", "1", "3", "--seconds", "0.2", "--tokens", "5"]
     script("serve_texts").main(given)
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split()[:2] == ["clients", "tokens/s"]
+    assert header.split()[:3] == ["clients", "side", "tokens/s"]
     assert [(row.split()[0], row.split()[-1]) for row in rows] == [("1", "0"), ("3", "0")]
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -19,13 +20,11 @@ def connected(port):
 
 def rest(connection):
     """Returns what a connection still sends before the server closes it."""
-    received = b""
-    try:
+    received = bytearray()
+    with suppress(ConnectionResetError):
         while data := connection.recv(1 << 16):
             received += data
-    except ConnectionResetError:
-        return received
-    return received
+    return bytes(received)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET", GET])

@@ -15,7 +15,7 @@ from attncli.cli.options import for_typer
 HELP = """Find which parts of a model together make a prediction, by patching them, and check what was found.
 
 attncli circuit find --task induction
-attncli circuit patch "A red bird, a big dog. A red" "A big bird, a red dog. A red"
+attncli circuit patch "A red bird, big dog. A red" "A big bird, red dog. A red"
 """
 group = typer.Typer(cls=GroupPage, rich_markup_mode=None)
 for _command in (find, patch, why, compose, tasks):

@@ -29,7 +29,7 @@ def patch(
 ) -> None:
     """Show which activations carry a prediction: copy each one from a clean run into a corrupt run, and measure.
 
-    attncli circuit patch "A red bird, a big dog. A red" "A big bird, a red dog. A red"
+    attncli circuit patch "A red bird, big dog. A red" "A big bird, red dog. A red"
     attncli circuit patch "Tom and Lily" "Tim and Lily" --target said --against ran
     """
     pictures.refuse({"--npz": npz})
