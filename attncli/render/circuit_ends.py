@@ -33,6 +33,22 @@ def measure_words(ends: Ends) -> str:
     return f"log P({target})" if ends.kind == "log-probability" else f"logit({target}) - logit({against})"
 
 
+def doubt_lines(clean: float, corrupt: float, width: int, *, compares: bool) -> list[Text]:
+    """Returns a warning if the clean run does not have the answer; `compares` whether the measure compares two tokens.
+
+    `clean` and `corrupt` are the measures of the two runs.
+    """
+    if clean <= corrupt:
+        told = "The clean run prefers the target less than the corrupt run: exchange the prompts or the tokens."
+    elif compares and clean <= 0:
+        told = "The clean run prefers the other token: the model does not do this task, so its circuit means little."
+    elif compares and corrupt >= 0:
+        told = "The corrupt run prefers the target too, so the difference of the two runs is only a part of the answer."
+    else:
+        return []
+    return [Text(line, "bold") for line in fold(told, width).split("\n")]
+
+
 def ends_lines(ends: Ends, clean: Sequence[Piece], corrupt: Sequence[Piece], width: int) -> list[Text]:
     """Returns a line for each run: its prompt, its measure, and its place on the scale of per cent."""
     sides = (("clean", clean, ends.clean, "100%"), ("corrupt", corrupt, ends.corrupt, "0%"))
@@ -43,7 +59,7 @@ def ends_lines(ends: Ends, clean: Sequence[Piece], corrupt: Sequence[Piece], wid
         prompt = _end_of("|".join(map(token_label, pieces)), room)
         line = Text(f"{name:<8}", "bold").append(prompt + " " * (room - cell_len(prompt)), "dim")
         lines.append(line.append(f"  {figures}"))
-    return lines
+    return lines + doubt_lines(ends.clean, ends.corrupt, width, compares=ends.kind == "logit-difference")
 
 
 def _end_of(text: str, width: int) -> str:

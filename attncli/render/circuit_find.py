@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
-from attncli.render.circuit_ends import ends_document, ends_lines, measure_words, signed_share
+from attncli.render.circuit_ends import doubt_lines, ends_document, ends_lines, measure_words, signed_share
 from attncli.render.escape import fit, fold, label_text, token_label
 from attncli.render.heading import shape_of, titled
 from attncli.render.numbers import bar, percent, plural
@@ -60,7 +60,8 @@ def _ends(finding: FoundCircuit, width: int) -> list[Text]:
         shown = label_text("".join(piece.text for piece in pair.clean))
         lines.append(Text(fit(f"first: {measure_words(ends)}", width), "dim"))
         lines.append(Text(fit(shown, width), "dim"))
-    return lines
+    compares = all(ends.kind == "logit-difference" for _, ends in finding.pairs)
+    return lines + doubt_lines(finding.clean, finding.corrupt, width, compares=compares)
 
 
 def graph_lines(finding: FoundCircuit, names: HeadNames, width: int) -> list[Text]:

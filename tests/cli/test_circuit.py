@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from attncli.circuits import defaults
 from attncli.cli.main import app
+from attncli.render.circuit_ends import doubt_lines
 from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.checkpoints import write_random_model, write_random_translator
 from tests.support.commands import ask
@@ -111,6 +112,7 @@ def test_find_and_compose_and_tasks_and_why_print_documents(model, capsys, tmp_p
         (["find", "a"], "Give two prompts"),
         (["find", "a", "b", "--task", "induction"], "Give two prompts"),
         (["find", "--task", "induction", "--target", "#4"], "own answers"),
+        (["find", "a", "b", "--graph", "g.png"], "does not end in .svg"),
         (["why", "a red cat"], "--head is missing"),
         (["why", "a red cat", "--head", "2.9"], "no head 9"),
         (["why", "a red cat", "--head", "2.1", "--edge", "3"], "not an edge"),
@@ -131,3 +133,30 @@ def test_edges_of_an_encoder_decoder_are_refused_and_its_encoder_is_patched(tmp_
     code, out, _ = ask(capsys, "circuit", "patch", *PROMPTS, *NAMED, "-m", str(tmp_path / "t"))
     assert code == 0
     assert "of the encoder" in out
+
+
+def test_by_token_of_pairs_with_different_lengths_is_said_to_show_nothing(model, capsys, tmp_path):
+    pairs = [PROMPTS, ["a cat", "a cot"]]
+    lines = [json.dumps({"clean": one, "corrupt": two, "target": "#40", "against": "#41"}) for one, two in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    words = ["--pairs", str(tmp_path / "pairs.jsonl"), "-m", model, "--method", "eap", "--no-prune", "--by-token"]
+    code, _, error = ask(capsys, "circuit", "find", *words)
+    assert code == 0
+    assert "--by-token shows nothing" in error
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupt", "compares", "told"),
+    [
+        (2.0, -1.0, True, ""),
+        (2.0, 1.0, False, ""),
+        (1.0, 2.0, False, "exchange the prompts"),
+        (-1.0, -2.0, True, "does not do this task"),
+        (2.0, 1.0, True, "only a part"),
+    ],
+)
+def test_a_run_that_does_not_have_the_answer_is_told(clean, corrupt, compares, told):
+    lines = [line.plain for line in doubt_lines(clean, corrupt, 40, compares=compares)]
+    assert told in " ".join(lines)
+    assert bool(lines) == bool(told)
+    assert all(len(line) <= 40 for line in lines)

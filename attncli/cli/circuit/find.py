@@ -62,7 +62,12 @@ def find(
     given = [clean is not None, pairs is not None, task is not None]
     if sum(given) != 1 or (clean is None) != (corrupt is None):
         raise UsageProblem(
-            "Give two prompts, or --pairs FILE, or --task NAME.", "attncli circuit find --task induction"
+            "Give two prompts, or --pairs FILE, or --task NAME, and only one of these.",
+            "attncli circuit find --task induction",
+        )
+    if graph is not None and graph.suffix.lower() != ".svg":
+        raise UsageProblem(
+            f"--graph {graph} does not end in .svg.", f"For example: --graph {graph.with_suffix('.svg')}"
         )
     from attncli.cli.bodies.circuit.find import run
 

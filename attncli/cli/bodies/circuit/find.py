@@ -64,6 +64,8 @@ def run(
     print_note(
         f"{plural(finding.runs, 'patched run')} and the tests of the circuit: {precise_duration(finding.seconds)}"
     )
+    if searching.by_token and finding.by_token is None:
+        print_note("the pairs have different numbers of tokens, so --by-token shows nothing")
     names = known_heads(loaded)
     show_result(
         lambda: find_document(finding, loaded.name, names, prepared.left_out),
