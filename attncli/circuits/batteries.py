@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from attncli.circuits.network import Network
 from attncli.circuits.pairs import PromptPair, paired
 from attncli.circuits.patching import Ends, ends_of
 from attncli.circuits.search import PreparedPair
+from attncli.config import shown_value
 from attncli.errors import AttnError, BadInput
 from attncli.explain.heads import fitted
 from attncli.explain.next_token import NextToken, name_of
@@ -70,6 +71,11 @@ def pairs_of_lines(lines: Sequence[str], file: str) -> list[PairLine]:
             raise BadInput(
                 f"Line {number} of {file} is not a pair of prompts.",
                 'Each line is {"clean": TEXT, "corrupt": TEXT, "target": TOKEN, "against": TOKEN}.',
+            )
+        if unknown := sorted(set(read) - {one.name for one in fields(PairLine)}):
+            raise BadInput(
+                f"Line {number} of {file} has an unknown field: {shown_value(unknown[0])}.",
+                "The fields are clean, corrupt, target and against.",
             )
         found.append(PairLine(**values))
     if not found:

@@ -1,4 +1,4 @@
-"""What is measured in a run: the difference of two logits, or the log-probability of a token, after the last token."""
+"""The measure of a run: after the last token, the difference of two logits or the log-probability of a token."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]  # runs done, runs in all
 
 @dataclass(frozen=True)
 class Ends:
-    """What a measure is in the clean run and in the corrupt run, and the tokens that it compares."""
+    """The values of a measure in the clean run and in the corrupt run, and the tokens that it compares."""
 
     clean: float
     corrupt: float

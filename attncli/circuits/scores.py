@@ -63,7 +63,7 @@ class ScoreAttribution:
 
 @dataclass(frozen=True)
 class HeadWrite:
-    """What a head adds to the stream of the query's token from one source: weight x value x output matrix."""
+    """The vector that a head adds to the query's token from one source: weight x value x output matrix."""
 
     norm: float  # the length of the written vector
     shares: Floats  # (N,): the components' projections on the written vector, as shares; they sum to 1

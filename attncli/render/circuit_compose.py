@@ -52,8 +52,8 @@ def _table(finding: Composition, at: int, names: Mapping[tuple[int, int], str], 
     table = Table.grid(padding=(0, 1))
     measured = finding.effects is not None
     sides: tuple[JustifyMethod, ...] = ("right", "left", "right", "right", "right", "left")
-    for justify in sides:
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    for justify, cells in zip(sides, (4, 4, 5, 8, 6, 0), strict=True):  # the names of the heads alone are shortened
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis", min_width=cells)
     head = ("from", "to", "score", "x random", "effect" if measured else "", "")
     table.add_row(*(Text(name, "dim") for name in head))
     for pair in finding.ranked(PORTS[at])[:_SHOWN]:

@@ -1,4 +1,4 @@
-"""What the screens of `attncli circuit` share: the two ends of a measure, and tables of shares of their difference."""
+"""Draws parts of the screens of `attncli circuit`: the clean and the corrupt run, and tables of shares."""
 
 from __future__ import annotations
 

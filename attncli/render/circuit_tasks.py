@@ -28,24 +28,24 @@ def tasks_screen(
     """Draws a row for each task."""
     table, wide = Table.grid(padding=(0, 2)), width >= _WIDE
     sides: tuple[JustifyMethod, ...] = ("left", "right", "right", "right", "right", "left")
-    for justify in sides:
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    shown = range(6) if wide else (0, 1, 3, 4)  # the size of a circuit needs what it keeps on other pairs
+    for at in shown:
+        table.add_column(justify=sides[at], no_wrap=True, overflow="ellipsis")
     heads = ("task", "right", "nats", "edges", "other pairs", "strongest between heads")
-    table.add_row(*(Text(name, "dim") for name in (heads if wide else heads[:4])))
+    table.add_row(*(Text(name, "dim") for name in (heads[at] for at in shown)))
     for name, score in finding.items():
         cells = _cells(name, score)
-        table.add_row(*(cells if wide else cells[:4]))
+        table.add_row(*(cells[at] for at in shown))
     notes = [f"{name}: {TASKS[name]}" for name in finding]
     notes += [
         "right: the share of prompts, clean and corrupt, whose right answer beats the wrong one (chance 50%).",
-        "nats: the mean difference of their logits.",
+        *(["nats: the mean difference of their logits."] if wide else []),
         f"edges: of the smallest circuit found that keeps {percent(wanted)} of the effect, by EAP-IG and pruning.",
         f"other pairs: what this circuit keeps on pairs that were not searched. Seed {seed}.",
     ]
-    told = "" if not (left := sum(score.left_out for score in finding.values() if score)) else (
-        f"{left} pairs do not align in the vocabulary of this model and were left out."
-    )  # fmt: skip
-    lines = [Text(fold(note, width), "dim") for note in (*notes, told) if note]
+    if left := sum(score.left_out for score in finding.values() if score):
+        notes.append(f"{left} pairs do not align in the vocabulary of this model and were left out.")
+    lines = [Text(fold(note, width), "dim") for note in notes]
     return Group(Text(fold(shape_of(model, *shape), width), "bold"), Text(), table, Text(), *lines)
 
 

@@ -97,7 +97,7 @@ class _Gradients:
 
 @dataclass
 class _Shared:
-    """What all layers share."""
+    """The tensors and settings that are the same for all layers."""
 
     kernels: Kernels
     gradients: _Gradients

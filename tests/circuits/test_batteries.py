@@ -48,7 +48,8 @@ def test_induction_prompts_differ_in_two_exchanged_words_and_repeat_the_beginnin
 
 def test_lines_that_are_no_pairs_are_refused_with_their_number(stories):
     good = json.dumps({"clean": "a", "corrupt": "b"})
-    for bad in ("{", "[]", '{"clean": "a"}', '{"clean": "a", "corrupt": 3}', "[" * 99_999):
+    unknown = json.dumps({"clean": "a", "corrupt": "b", "traget": "c"})
+    for bad in ("{", "[]", '{"clean": "a"}', '{"clean": "a", "corrupt": 3}', unknown, "[" * 99_999):
         with pytest.raises(BadInput, match="Line 2 of x"):
             pairs_of_lines([good, bad], "x")
     with pytest.raises(BadInput, match="contains no pairs"):

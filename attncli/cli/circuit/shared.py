@@ -15,7 +15,7 @@ NPZ: Path | None = option(None, "Also write the numbers as NumPy arrays.", metav
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is measured: which tokens, and their logits or a log-probability."""
+    """The options that choose the measure: its tokens, and logits or a log-probability."""
 
     target: str | None = option(None, "The clean continuation. Unset: the clean run's most probable.", metavar="TOKEN")
     against: str | None = option(
